@@ -1,0 +1,37 @@
+"""The errors of this project: each message says what was expected, what came, and what to do."""
+
+
+class VolumeError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+
+class OptionError(VolumeError):
+    """An option, or a combination of options, that cannot work; nothing has been written."""
+
+
+class SourceError(VolumeError):
+    """The source cannot be read, or holds something other than it says."""
+
+
+class DestinationError(VolumeError):
+    """The destination cannot be written, or holds the work of another run."""
+
+
+class CorruptDataError(VolumeError):
+    """Stored bytes are not what was stored: truncated, altered, or in another format."""
+
+
+class ServerError(VolumeError):
+    """The proofreading server did not answer, or answered wrongly."""
+
+
+class AuthorizationError(ServerError):
+    """The proofreading server wants a token, or does not accept the one it was given."""
+
+
+class WorkerDiedError(VolumeError):
+    """A worker process ended (killed, out of memory) before it had finished its element."""
+
+
+class ConservationError(VolumeError):
+    """What was planned, processed and written does not agree: something was lost."""

@@ -1,0 +1,1 @@
+"""PTransforms: the graph around the algorithms of beam_volumes."""
