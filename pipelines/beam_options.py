@@ -12,6 +12,7 @@ from typing import NoReturn
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
+    GoogleCloudOptions,
     PipelineOptions,
     PortableOptions,
     SetupOptions,
@@ -20,7 +21,7 @@ from apache_beam.options.pipeline_options import (
     _BeamArgumentParser,
 )
 from apache_beam.options.pipeline_options_validator import PipelineOptionsValidator
-from apache_beam.runners.runner import create_runner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from beam_volumes.errors import OptionError
 
@@ -181,13 +182,34 @@ def _check_distributed(options: PipelineOptions) -> None:
         hint = "; install it with: pip install 'beam-volumes[gcp]'" if short.endswith("dataflow") else ""
         raise OptionError(f"--runner: {runner} cannot be loaded ({error}){hint}") from error
     except (ValueError, AttributeError) as error:
-        names = [
-            name for name in StandardOptions.KNOWN_RUNNER_NAMES if name.removesuffix("Runner").lower() not in _REFUSED
-        ]
-        near = get_close_matches(runner, names) or names
+        names = ["FnApiRunner", "DataflowRunner", "FlinkRunner", "SparkRunner", "PortableRunner"]
+        near = get_close_matches(runner, names, n=1) or names
         raise OptionError(f"--runner: expected one of {', '.join(near)}, came {runner!r}") from error
-    if errors := PipelineOptionsValidator(options, instance).validate():
-        raise OptionError(f"--runner={runner}: {'; '.join(' '.join(error.split()) for error in errors)}")
+    errors = _validation_errors(options, instance)
+    if errors:
+        raise OptionError(f"--runner={runner}: {'; '.join(' '.join(str(error).split()) for error in errors)}")
+
+
+class _OfflineValidator(PipelineOptionsValidator):
+    """Beam's checks, except those that ask Google Cloud; Beam makes them itself when the pipeline is built."""
+
+    def __init__(self, options: PipelineOptions, runner: PipelineRunner) -> None:
+        super().__init__(options, runner)
+        self.OPTIONS = [cls for cls in self.OPTIONS if cls is not GoogleCloudOptions]
+
+
+def _validation_errors(options: PipelineOptions, runner: PipelineRunner) -> list[str]:
+    validator = _OfflineValidator(options, runner)
+    errors = list(validator.validate())
+    if not validator.is_service_runner():
+        return errors
+    google = options.view_as(GoogleCloudOptions)
+    errors += validator.validate_cloud_options(google)
+    # Beam takes one location for the other where one is wrong, and makes a bucket of its own where both are missing.
+    given = [name for name in ("temp_location", "staging_location") if getattr(google, name) is not None]
+    for name in given or ["temp_location"]:
+        errors += validator.validate_gcs_path(google, name)
+    return errors
 
 
 def _processes_per_machine(options: PipelineOptions, machine_type: str | None) -> int:

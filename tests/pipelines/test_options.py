@@ -1,0 +1,294 @@
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from beam_volumes.errors import OptionError
+from beam_volumes.geometry import Box
+from pipelines.option_values import text_of, value_type
+from pipelines.options import as_dict, command_line, help_text, identity, option, option_table, parse
+
+ROOT = Path(__file__).parents[2]
+Six = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Config:
+    src: str = option("Volume to read.", placeholder="URL")
+    mip: int = option("Level to read.", 0)
+    timestamp: int | None = option("UNIX second.", None)
+    chunk_size: tuple[int, int, int] = option("Shape of a chunk, voxels.", (128, 128, 32))
+    encoding: Literal["raw", "png"] | None = option("How chunks are stored.", None)
+    compress: Literal["gzip", "br"] | None = option("Around chunks; none leaves it out.", "gzip")
+    sharded: bool = option("Write shards.", True)
+    scale: float = option("A factor.", 0.5)
+    bounds: Box | None = option("Half open.", None)
+    window: Six | None = option("Half open, as six numbers.", None)
+    token_env: str | None = option("Where the token is.", None, identity=False)
+    suffix: str = option("Appended to names.", "")
+    plan: bool = option("Write nothing.", False, identity=False)
+
+    def __post_init__(self) -> None:
+        if self.mip < 0:
+            raise OptionError(f"--mip: expected 0 or more, came {self.mip}")
+
+
+def config_of(*argv: str) -> Config:
+    config, rest = parse(Config, ["--src=gs://bucket/seg", *argv])
+    assert rest == []
+    return config
+
+
+def test_defaults_stand_where_nothing_is_given() -> None:
+    assert config_of() == Config(src="gs://bucket/seg")
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "value"),
+    [
+        ("--mip=3", "mip", 3),
+        ("--timestamp=1705911001", "timestamp", 1705911001),
+        ("--chunk_size=64,64,-1", "chunk_size", (64, 64, -1)),
+        ("--encoding=png", "encoding", "png"),
+        ("--compress=none", "compress", None),
+        ("--scale=2", "scale", 2.0),
+        ("--bounds=-1,2,3,4,5,6", "bounds", Box((-1, 2, 3), (4, 5, 6))),
+        ("--window=-1,2,3,4,5,6", "window", (-1, 2, 3, 4, 5, 6)),
+        ("--token_env=none", "token_env", "none"),
+        ("--suffix=", "suffix", ""),
+        ("--suffix=a=b", "suffix", "a=b"),
+        ("--sharded", "sharded", True),
+        ("--sharded=True", "sharded", True),
+        ("--sharded=1", "sharded", True),
+        ("--sharded=false", "sharded", False),
+        ("--sharded=0", "sharded", False),
+        ("--nosharded", "sharded", False),
+        ("--plan", "plan", True),
+    ],
+)
+def test_a_value_is_read_as_its_type(argument: str, name: str, value: Any) -> None:
+    came = getattr(config_of(argument), name)
+    assert came == value
+    assert type(came) is type(value)
+
+
+def test_values_may_stand_in_the_next_argument_even_when_they_begin_with_a_dash() -> None:
+    config, rest = parse(Config, ["--chunk_size", "-1,2,3", "--runner", "DirectRunner", "--src", "a"])
+    assert (config.chunk_size, config.src, rest) == ((-1, 2, 3), "a", ["--runner", "DirectRunner"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--chunk_size=128,a", "--chunk_size: expected three whole numbers such as 128,128,32, came '128,a'"),
+        ("--chunk_size=1,2,3,4", "--chunk_size: expected three whole numbers such as 128,128,32, came '1,2,3,4'"),
+        ("--bounds=0,0,0", "--bounds: expected six whole numbers x0,y0,z0,x1,y1,z1 .*, came '0,0,0'"),
+        ("--window=0,0,0", "--window: expected six whole numbers"),
+        ("--mip=1.5", "--mip: expected a whole number, came '1.5'"),
+        ("--mip=1_0", "--mip: expected a whole number, came '1_0'"),
+        ("--mip=", "--mip: expected a whole number, came ''"),
+        ("--scale=nan", "--scale: expected a number, came 'nan'"),
+        ("--timestamp=none", "--timestamp: expected a whole number, came 'none'"),
+        ("--encoding=jpg", "--encoding: expected one of raw, png, came 'jpg'"),
+        ("--sharded=maybe", "--sharded: expected true or false, came 'maybe'"),
+        ("--nosharded=true", "--nosharded=true does not take an argument"),
+        ("--token_env=", "--token_env: expected text, came ''"),
+        ("--mip", "Missing value for flag --mip; write every option as --name=value"),
+        ("--mip=-1", "--mip: expected 0 or more, came -1"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(argument: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        config_of(argument)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--chunk=1,1,1"], r"--chunk: neither .* has this option; did you mean --chunk_size\?"),
+        (["--chunksize=1,1,1"], r"--chunksize: .*did you mean --chunk_size\?"),
+        (["--runer=X"], r"--runer: .*did you mean --runner\?"),
+        (["--max_num_worker=3"], r"--max_num_worker: .*did you mean --max_num_workers"),
+        (["--no_sharded"], r"--no_sharded: .*did you mean --nosharded"),
+        (["--nomip"], r"--nomip: .*did you mean --mip"),
+        (["--zzzzzz=1"], "--zzzzzz: .*--help lists the options"),
+        (["-x"], "-x: neither"),
+        (["--", "--mip=1"], "--: neither"),
+        (["stray"], "expected options written as --name=value, came 'stray'"),
+        (["--sharded", "false"], "expected options written as --name=value, came 'false'"),
+        (["--undefok=zzz", "--zzz"], "--undefok=zzz: expected an option of this pipeline"),
+        (["--flagfile=/etc/hosts"], "--flagfile=/etc/hosts: expected an option of this pipeline"),
+        (["--num_workers=many"], "Apache Beam: argument --num_workers: invalid int value: 'many'"),
+        (["--streaming=true"], "Apache Beam: argument --streaming: ignored explicit argument 'true'"),
+        (["--num_workers"], "Apache Beam: argument --num_workers: expected one argument"),
+    ],
+)
+def test_what_neither_this_pipeline_nor_beam_knows_is_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        config_of(*arguments)
+
+
+def test_a_forgotten_value_does_not_swallow_the_next_option() -> None:
+    with pytest.raises(OptionError, match="--src: expected text, came '--mip=1'"):
+        parse(Config, ["--src", "--mip=1"])
+
+
+@pytest.mark.parametrize("argv", [[], ["--mip=1"]])
+def test_an_option_without_a_default_must_be_given(argv: list[str]) -> None:
+    with pytest.raises(OptionError, match="expected also --src=URL: there is no default"):
+        parse(Config, argv)
+
+
+def test_an_empty_value_of_a_required_option_is_refused() -> None:
+    with pytest.raises(OptionError, match="--src: expected text, came ''"):
+        parse(Config, ["--src="])
+
+
+def test_an_option_may_be_repeated_only_with_the_same_value() -> None:
+    assert config_of("--mip=1", "--mip=1").mip == 1
+    assert config_of("--plan", "--plan=true").plan
+    with pytest.raises(OptionError, match="--mip: expected one value, came '1' and '2'"):
+        config_of("--mip=1", "--mip=2")
+    with pytest.raises(OptionError, match="--sharded: expected one value, came 'true' and 'false'"):
+        config_of("--sharded", "--nosharded")
+    with pytest.raises(OptionError, match="--runner: expected one value, came 'A' and 'B'"):
+        config_of("--runner=A", "--runner", "B")
+    with pytest.raises(OptionError, match="--machine_type: expected one value, came 'a' and 'b'"):
+        config_of("--worker_machine_type=a", "--machine_type=b")
+    _, rest = parse(Config, ["--src=a", "--experiments=one", "--experiments=two"])
+    assert rest == ["--experiments=one", "--experiments=two"]
+
+
+def test_options_of_beam_are_left_over_in_their_order() -> None:
+    beam_args = ["--runner=DataflowRunner", "--project", "my-project", "--streaming", "--labels=a=b"]
+    config, rest = parse(Config, ["--runner=DataflowRunner", "--mip=1", *beam_args[1:], "--src=a"])
+    assert (config.mip, rest) == (1, beam_args)
+
+
+def test_options_of_two_pipelines_do_not_meet() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        mip: str = option("Another meaning.", "x")
+
+    assert parse(Other, ["--mip=deep"])[0] == Other("deep")
+    assert config_of("--mip=2").mip == 2
+
+
+def test_help_lists_every_option_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse(Config, ["--mip=no number", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed == help_text(Config) + "\n"
+    for name in as_dict(config_of()):
+        assert f"  --{name}=" in printed
+    assert "--src=URL  (required)\n      Volume to read.\n" in printed
+    assert "--chunk_size=X,Y,Z  (default 128,128,32)\n" in printed
+    assert "Apache Beam's (--runner" in printed
+
+
+def test_as_dict_and_identity_hold_the_types_of_json() -> None:
+    config = config_of("--bounds=0,0,0,1,2,3", "--plan", "--token_env=TOKEN")
+    expected = {
+        "src": "gs://bucket/seg",
+        "mip": 0,
+        "timestamp": None,
+        "chunk_size": [128, 128, 32],
+        "encoding": None,
+        "compress": "gzip",
+        "sharded": True,
+        "scale": 0.5,
+        "bounds": [0, 0, 0, 1, 2, 3],
+        "window": None,
+        "suffix": "",
+    }
+    assert identity(config) == expected
+    assert as_dict(config) == {**expected, "token_env": "TOKEN", "plan": True}
+    assert identity(config_of("--bounds=0,0,0,1,2,3")) == expected
+
+
+def test_option_table_is_markdown() -> None:
+    assert option_table(Config).splitlines()[:8] == [
+        "| option | default | what it does |",
+        "|---|---|---|",
+        "| `--src=URL` | required | Volume to read. |",
+        "| `--mip=N` | `0` | Level to read. |",
+        "| `--timestamp=N` | none | UNIX second. |",
+        "| `--chunk_size=X,Y,Z` | `128,128,32` | Shape of a chunk, voxels. |",
+        r"| `--encoding=raw\|png` | none | How chunks are stored. |",
+        r"| `--compress=gzip\|br` | `gzip` | Around chunks; none leaves it out. |",
+    ]
+    assert "| `--suffix=TEXT` |  | Appended to names. |" in option_table(Config)
+
+
+def test_command_line_names_what_differs_from_the_defaults() -> None:
+    config = config_of("--nosharded", "--bounds=0,0,0,1,2,3", "--suffix=two words", "--compress=none")
+    assert command_line(config).split(" ", 3)[3] == (
+        "--src=gs://bucket/seg --compress=none --sharded=false --bounds=0,0,0,1,2,3 '--suffix=two words'"
+    )
+
+
+def test_command_line_of_a_module_names_it(tmp_path: Path) -> None:
+    (tmp_path / "sample.py").write_text(
+        '"""Do a thing."""\n'
+        "import sys\n"
+        "from dataclasses import dataclass\n"
+        "from pipelines.options import command_line, option, parse\n"
+        "@dataclass(frozen=True)\n"
+        "class Config:\n"
+        '    mip: int = option("Level.", 0)\n'
+        "print(command_line(parse(Config, sys.argv[1:])[0]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    run = [sys.executable, "-m", "sample", "--mip=2"]
+    printed = subprocess.run(run, env=environment, check=True, capture_output=True, text=True).stdout
+    assert printed == "python -m sample --mip=2\n"
+
+
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=50)
+numbers = st.integers(-(10**12), 10**12)
+texts = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1).filter(
+    lambda text: not text.startswith("--")
+)
+
+
+@SETTINGS
+@given(
+    src=texts,
+    mip=st.integers(0, 10**6),
+    timestamp=st.none() | numbers,
+    chunk_size=st.tuples(numbers, numbers, numbers),
+    encoding=st.sampled_from([None, "raw", "png"]),
+    compress=st.sampled_from([None, "gzip", "br"]),
+    sharded=st.booleans(),
+    scale=st.floats(allow_nan=False, allow_infinity=False),
+    bounds=st.none() | st.builds(Box, st.tuples(*[numbers] * 3), st.tuples(*[numbers] * 3)),
+    window=st.none() | st.tuples(*[numbers] * 6),
+    token_env=st.none() | texts,
+    suffix=st.just("") | texts,
+    plan=st.booleans(),
+)
+def test_the_text_of_every_value_reads_as_the_value(**values: Any) -> None:
+    config = Config(**values)
+    argv = [f"--{name}={text_of(value)}" for name, value in values.items() if value is not None or name == "compress"]
+    assert parse(Config, argv) == (config, [])
+
+
+def test_a_type_that_no_option_has_is_refused() -> None:
+    with pytest.raises(TypeError, match="as the type of an option: list"):
+        value_type(list[int])
+
+
+def test_a_field_that_is_no_option_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Bare:
+        mip: int = 0
+
+    with pytest.raises(TypeError, match=r"Bare\.mip: expected a field made by option\(\)"):
+        parse(Bare, [])
