@@ -88,12 +88,11 @@ def is_local(options: PipelineOptions) -> bool:
 
 
 def workers_at_most(options: PipelineOptions) -> int | None:
-    """Return the greatest number of worker processes that the job can have; None where nothing bounds it.
+    """Return the greatest number of worker processes that the job can have; None where the options do not bound it.
 
     On Dataflow that is `--max_num_workers` machines with one Python process per vCPU of `--machine_type`, or one per
-    machine under `--experiments=no_use_multiple_sdk_containers`. A local run has one (its process pools apart).
-
-    Raises OptionError where machines are bounded and the vCPUs of one cannot be told.
+    machine under `--experiments=no_use_multiple_sdk_containers`; without both of the former nothing is known. A local
+    run has one (its process pools apart).
     """
     if is_local(options):
         return 1
@@ -101,27 +100,19 @@ def workers_at_most(options: PipelineOptions) -> int | None:
     machines = workers.max_num_workers
     if machines is None and workers.autoscaling_algorithm == "NONE":
         machines = workers.num_workers
-    if machines is None:
-        return None
-    return int(machines) * _processes_per_machine(options, workers.machine_type)
+    each = _processes_per_machine(options)
+    return None if machines is None or each is None else int(machines) * each
 
 
-def vcpus(machine_type: str | None) -> int:
-    """Return the vCPUs of a Compute Engine machine type such as `n1-standard-4` or `custom-8-32768`.
-
-    Raises OptionError where the name does not tell.
-    """
+def vcpus(machine_type: str | None) -> int | None:
+    """Return the vCPUs of a Compute Engine machine type such as `n1-standard-4`; None where its name does not tell."""
     name = (machine_type or "").rsplit("/", 1)[-1]
     if name in _MACHINES:
         return _MACHINES[name]
     if (gpu := _GPU.fullmatch(name)) and gpu[1] in _GPUS:
         return _GPUS[gpu[1]] * int(gpu[2])
-    if match := _CUSTOM.fullmatch(name) or _PREDEFINED.fullmatch(name):
-        return int(match[1])
-    raise OptionError(
-        f"--machine_type: expected a machine type whose name tells its vCPUs, such as n1-standard-4, came "
-        f"{machine_type!r}: the worker processes of the job are counted by it"
-    )
+    match = _CUSTOM.fullmatch(name) or _PREDEFINED.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _parser() -> _Parser:
@@ -212,8 +203,8 @@ def _validation_errors(options: PipelineOptions, runner: PipelineRunner) -> list
     return errors
 
 
-def _processes_per_machine(options: PipelineOptions, machine_type: str | None) -> int:
+def _processes_per_machine(options: PipelineOptions) -> int | None:
     if "no_use_multiple_sdk_containers" in (options.view_as(DebugOptions).experiments or []):
         return 1
     parallelism = int(options.view_as(PortableOptions).sdk_worker_parallelism)
-    return parallelism if parallelism > 1 else vcpus(machine_type)
+    return parallelism if parallelism > 1 else vcpus(options.view_as(WorkerOptions).machine_type)

@@ -83,6 +83,8 @@ def test_portable_runners_are_not_local_and_unbounded() -> None:
     [
         ([], None),
         (["--num_workers=3"], None),
+        (["--max_num_workers=10"], None),
+        (["--max_num_workers=10", "--machine_type=x9-newgpu-8g"], None),
         (["--max_num_workers=10", "--machine_type=n1-standard-4"], 40),
         (["--max_num_workers=10", "--worker_machine_type=custom-2-8192"], 20),
         (["--max_num_workers=10", "--machine_type=n1-standard-4", "--experiments=no_use_multiple_sdk_containers"], 10),
@@ -94,14 +96,6 @@ def test_portable_runners_are_not_local_and_unbounded() -> None:
 )
 def test_workers_at_most_counts_processes(args: list[str], workers: int | None) -> None:
     assert workers_at_most(beam_options([*DATAFLOW, *args])) == workers
-
-
-@needs_gcp
-def test_workers_at_most_needs_the_machine_type_where_machines_are_bounded() -> None:
-    with pytest.raises(
-        OptionError, match=r"--machine_type: expected a machine type .* such as n1-standard-4, came None"
-    ):
-        workers_at_most(beam_options([*DATAFLOW, "--max_num_workers=10"]))
 
 
 @pytest.mark.parametrize(
@@ -127,8 +121,7 @@ def test_vcpus_are_told_by_the_name(machine_type: str, count: int) -> None:
 
 @pytest.mark.parametrize("machine_type", ["standard", "n1-standard", "x9-newgpu-8g", ""])
 def test_vcpus_are_not_guessed(machine_type: str) -> None:
-    with pytest.raises(OptionError, match="whose name tells its vCPUs"):
-        vcpus(machine_type)
+    assert vcpus(machine_type) is None
 
 
 @needs_gcp
