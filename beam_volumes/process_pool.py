@@ -1,0 +1,312 @@
+"""A pool of child processes for heavy work on one machine, where the runner gives one core only.
+
+Each child is fed by a thread of its own: so it is known which task killed it, and it gets its next task while the
+caller is busy with results.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
+
+from beam_volumes.child_process import SECONDS_TO_DIE, Answer, Child, ChildTraceback, naming, peak_memory_bytes
+from beam_volumes.errors import WorkerDiedError
+
+__all__ = ["ProcessPool", "Task", "acquire", "peak_memory_bytes", "release"]
+
+
+class Task(NamedTuple):
+    """A call for another process: a function of a module, not of `__main__`, and arguments that can be pickled.
+
+    `label` names the element in errors, for example `region 0,0,0,256,256,64`.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    label: str
+
+
+class ProcessPool:
+    """Runs tasks in `size` processes; 1 means this process, by a direct call, with no child at all.
+
+    The caller submits until the pool is `full`, then takes results, in the order in which they come. Pools from
+    `acquire` share their processes, but each gets the results of its own tasks only. Not for several threads at once.
+
+    Attributes:
+        size: processes.
+        capacity: tasks that may be in flight: twice `size`, so that no process waits for its next one; 1 for size 1.
+    """
+
+    def __init__(self, size: int, *, shared: bool = False) -> None:
+        if size < 1:
+            raise ValueError(f"expected 1 process or more, came {size}")
+        self.size = size
+        self.capacity = 2 * size if size > 1 else 1
+        self._crew = None if size == 1 else _Crew.of(size) if shared else _Crew(size)
+        self._inbox: _Inbox = queue.SimpleQueue()
+        self._direct: deque[Task] = deque()
+        self._in_flight = 0
+        self._closed = False
+        if self._crew is not None:
+            # Runs when the pool is collected and at exit, too; so it must not refer to the pool itself.
+            self._leave = weakref.finalize(self, self._crew.leave, os.getpid())
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks submitted whose results have not been taken."""
+        return self._in_flight
+
+    @property
+    def full(self) -> bool:
+        """Whether a result must be taken before the next task can be submitted."""
+        return self._in_flight >= self.capacity
+
+    def submit(self, task: Task) -> None:
+        """Hand over a task; its errors come from `next_result`.
+
+        Raises:
+            ValueError: the pool is full or closed.
+            pickle.PicklingError, TypeError, AttributeError: the task cannot be pickled.
+        """
+        if self._closed or self.full:
+            raise ValueError(f"{task.label}: expected a pool that takes tasks, but it is {self._state()}")
+        if self._crew is None:
+            self._direct.append(task)
+        else:
+            with naming(task.label):
+                call = pickle.dumps((task.function, task.args), pickle.HIGHEST_PROTOCOL)
+            self._crew.put(_Job(task, call, self._inbox))
+        self._in_flight += 1
+
+    def next_result(self) -> tuple[Task, Any]:
+        """Wait for the next task that ends, and return it with its result.
+
+        Raises:
+            ValueError: no task is in flight.
+            WorkerDiedError: the process was killed, crashed or left; the pool can be used further.
+            Exception: what the task raised, with a note that names the element and the child's traceback as its cause;
+                as a `VolumeError` with its text where it cannot be pickled.
+        """
+        if not self._in_flight:
+            raise ValueError(f"expected a task in flight, but the pool is {self._state()}")
+        if self._crew is None:
+            return self._run_here(self._direct.popleft())
+        task, reply = self._inbox.get()
+        self._in_flight -= 1
+        if isinstance(reply, Exception):
+            raise reply
+        with naming(task.label):
+            answer: Answer = pickle.loads(reply)
+            self._crew.peak = max(self._crew.peak, answer.peak_memory_bytes)
+            if answer.error is not None:
+                raise answer.error from ChildTraceback(answer.traceback)
+        return task, answer.result
+
+    def _run_here(self, task: Task) -> tuple[Task, Any]:
+        self._in_flight -= 1
+        with naming(task.label):
+            return task, task.function(*task.args)
+
+    def discard(self) -> None:
+        """Forget what is in flight: tasks that wait never start, those that run are killed."""
+        if self._crew is not None:
+            self._crew.cancel(self._inbox)
+        self._inbox = queue.SimpleQueue()
+        self._direct.clear()
+        self._in_flight = 0
+
+    def peak_memory_bytes(self) -> int:
+        """Return the most memory that one process has held, as of the last result; of this process for size 1."""
+        return peak_memory_bytes() if self._crew is None else self._crew.peak
+
+    def close(self) -> None:
+        """End the processes at once, unless other pools share them; what is in flight is lost."""
+        if not self._closed:
+            self.discard()
+            self._closed = True
+            if self._crew is not None:
+                self._leave()
+
+    def _state(self) -> str:
+        return "closed" if self._closed else f"at {self._in_flight} of {self.capacity} tasks"
+
+    def __enter__(self) -> ProcessPool:
+        """Return the pool."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the pool."""
+        self.close()
+
+
+def acquire(size: int) -> ProcessPool:
+    """Return a pool on the processes that all pools of this size share in this process; `release` it after use."""
+    return ProcessPool(size, shared=True)
+
+
+def release(pool: ProcessPool) -> None:
+    """Close a pool; the shared processes end with the last one."""
+    pool.close()
+
+
+class _Job(NamedTuple):
+    task: Task
+    call: bytes
+    inbox: _Inbox
+
+
+_Inbox = queue.SimpleQueue[tuple[Task, bytes | Exception]]
+"""Where one pool finds its pickled answers, or why there is none."""
+
+
+class _Crew:
+    """The workers, and the jobs that wait for one; several pools may use it."""
+
+    _shared: ClassVar[dict[int, _Crew]] = {}
+    # Re-entrant: the finalizer of a forgotten pool may run in the middle of anything.
+    _shared_lock: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(self, size: int) -> None:
+        self.peak = 0
+        self.changed = threading.Condition(threading.RLock())
+        self.closed = False
+        self._users = 1
+        self._waiting: deque[_Job] = deque()
+        self._workers = [_Worker(self) for _ in range(size)]
+
+    @classmethod
+    def of(cls, size: int) -> _Crew:
+        """Join the shared crew of this size."""
+        with cls._shared_lock:
+            if size in cls._shared:
+                cls._shared[size]._users += 1
+            else:
+                cls._shared[size] = cls(size)
+            return cls._shared[size]
+
+    def leave(self, creator: int) -> None:
+        """Leave the crew; the last user ends it. Does nothing in a fork of the process that has the children."""
+        if os.getpid() != creator:
+            return
+        with self._shared_lock:
+            self._users -= 1
+            if self._users:
+                return
+            for size in [size for size, crew in self._shared.items() if crew is self]:
+                del self._shared[size]
+        self._end()
+
+    def put(self, job: _Job) -> None:
+        """Queue a job."""
+        with self.changed:
+            self._waiting.append(job)
+            self.changed.notify()
+
+    def take(self) -> _Job | None:
+        """Wait for a job; None when there will be no more. Call it with `changed` held."""
+        while not self._waiting and not self.closed:
+            self.changed.wait()
+        return None if self.closed else self._waiting.popleft()
+
+    def cancel(self, inbox: _Inbox) -> None:
+        """Drop the waiting jobs of one pool, and kill the processes that run its other ones."""
+        with self.changed:
+            self._waiting = deque(job for job in self._waiting if job.inbox is not inbox)
+            for worker in self._workers:
+                if worker.job is not None and worker.job.inbox is inbox:
+                    worker.condemn()
+
+    def _end(self) -> None:
+        with self.changed:
+            self.closed = True
+            self._waiting.clear()
+            self.changed.notify_all()
+            children = [worker.child for worker in self._workers if worker.child is not None]
+            for child in children:
+                child.process.terminate()
+        deadline = time.monotonic() + SECONDS_TO_DIE
+        for child in children:
+            child.wait(deadline)
+        for worker in self._workers:
+            worker.join()
+
+
+class _Worker:
+    """A thread, and the child process that it feeds; the child is made when there is work, and anew after its death.
+
+    Attributes:
+        child: None where there is none, or none fit for further work.
+        job: what runs now. Both are changed with `crew.changed` held.
+    """
+
+    def __init__(self, crew: _Crew) -> None:
+        self.child: Child | None = None
+        self.job: _Job | None = None
+        self._crew = crew
+        self._thread = threading.Thread(target=self._work, name="process-pool", daemon=True)
+        self._thread.start()
+
+    def condemn(self) -> None:
+        """Kill the child in the middle of its job."""
+        if self.child is not None:
+            self.child.process.kill()
+            self.child = None
+
+    def join(self) -> None:
+        """Wait for the thread, unless it is the one that asks."""
+        if self._thread is not threading.current_thread():
+            self._thread.join(SECONDS_TO_DIE)
+
+    def _work(self) -> None:
+        # Children inherit the mask: Ctrl-C reaches none of them before it can ignore it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        while True:
+            with self._crew.changed:
+                self.job = None
+                self.job = job = self._crew.take()
+                child = self.child
+            if job is None:
+                if child is not None:
+                    child.end()
+                return
+            reply: bytes | Exception
+            try:
+                reply = self._call(job)
+            except Exception as error:  # noqa: BLE001 - raised again by next_result, in the caller's thread
+                reply = error
+            job.inbox.put((job.task, reply))
+
+    def _call(self, job: _Job) -> bytes:
+        with naming(job.task.label):
+            child = self._living_child()
+        try:
+            answer = child.call(job.call)
+        except (EOFError, OSError):
+            how = child.end()
+            raise WorkerDiedError(f"{job.task.label}: expected a result, but its worker process {how}") from None
+        with self._crew.changed:
+            condemned = self.child is not child
+        if condemned:
+            child.end()
+        return answer
+
+    def _living_child(self) -> Child:
+        child = self.child
+        if child is not None and not child.alive():
+            child.end()
+            child = None
+        with self._crew.changed:
+            if child is None:
+                child = Child()
+                if self._crew.closed:
+                    child.process.kill()
+            self.child = child
+        return child
