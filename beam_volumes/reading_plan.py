@@ -1,0 +1,112 @@
+"""How a volume is cut for reading: regions (units of work) and blocks (units of memory).
+
+Pure arithmetic: the same for the same volume, destination and memory target on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from beam_volumes.errors import OptionError
+from beam_volumes.geometry import Box, Grid, Vec
+
+_FEWEST_VOXELS = 2**22
+_MOST_VOXELS = 2**26
+_REGIONS_WANTED = 64
+"""Enough to keep the cores of one machine busy to the end, while no region is so small that its overhead shows."""
+
+_BLOCK_BYTES = 64 * 2**20
+"""A larger block gains nothing; a smaller one costs reads and numpy calls."""
+
+_BLOCKS_PER_TARGET = 16
+"""At the peak a worker holds a few blocks, and as many again in temporaries of decoding, remapping and encoding."""
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Cells of a shape, whose corners go through `origin`; voxels, XYZ."""
+
+    cell: Vec
+    origin: Vec
+
+    @property
+    def voxels(self) -> int:
+        """Voxels in one cell."""
+        return math.prod(self.cell)
+
+    def common(self, other: Lattice) -> Lattice | None:
+        """Return the smallest cells made of whole cells of both; None where their corners never meet on an axis."""
+        cell, origin = [], []
+        for a, p, b, q in zip(self.cell, self.origin, other.cell, other.origin, strict=True):
+            meeting = next((p + i * a for i in range(b // math.gcd(a, b)) if (p + i * a - q) % b == 0), None)
+            if meeting is None:
+                return None
+            cell.append(math.lcm(a, b))
+            origin.append(meeting)
+        return Lattice(_vec(cell), _vec(origin))
+
+    def grown(self, bounds: Box, most_voxels: int) -> Lattice:
+        """Return cells of as many of these as `most_voxels` and `bounds` allow, near to cubes."""
+        cell = list(self.cell)
+        while True:
+            axes = [a for a in range(3) if cell[a] < bounds.shape[a] and 2 * math.prod(cell) <= most_voxels]
+            if not axes:
+                return Lattice(_vec(cell), self.origin)
+            cell[min(axes, key=lambda a: (cell[a], -a))] *= 2
+
+
+@dataclass(frozen=True)
+class ReadingPlan:
+    """The regions of a volume and the blocks of a region, in the destination's voxels."""
+
+    regions: Grid
+    block: Lattice
+
+    def blocks(self, region: int) -> Grid:
+        """Return the blocks of one region."""
+        box = self.regions.box(self.regions.position(region))
+        return Grid(box, self.block.cell, self.block.origin)
+
+
+def plan_reading(bounds: Box, grain: Lattice, stored: Lattice, chunks: Lattice, limits: tuple[int, int]) -> ReadingPlan:
+    """Cut `bounds` into regions and blocks.
+
+    Regions hold whole cells of `grain`, so that nothing is asked or read twice; where it can be had they hold whole
+    destination chunks too, so that no chunk is made of pieces. Blocks do the same for stored chunks.
+
+    Args:
+        bounds: the voxels to read.
+        grain: graph chunks of a proofreading volume, else the stored chunks.
+        stored: the source's stored chunks.
+        chunks: the destination's chunks.
+        limits: bytes of one voxel (all channels), and bytes of memory that one worker may use.
+
+    Raises:
+        OptionError: not even one stored chunk fits the memory.
+
+    """
+    voxel_bytes, memory_target = limits
+    wanted = min(max(bounds.voxels // _REGIONS_WANTED, _FEWEST_VOXELS), _MOST_VOXELS)
+    base = _first_that_fits([grain.common(chunks), grain], _MOST_VOXELS)
+    region = base.grown(bounds, wanted)
+    block_voxels = min(memory_target // _BLOCKS_PER_TARGET, _BLOCK_BYTES) // voxel_bytes
+    base = _first_that_fits([stored.common(chunks), stored], block_voxels)
+    if base.voxels * voxel_bytes * 4 > memory_target:
+        raise OptionError(
+            f"--memory_target: expected at least {base.voxels * voxel_bytes * 4:,} bytes, four times the source's "
+            f"stored chunk of {base.cell} voxels, came {memory_target:,}: raise it"
+        )
+    whole = Box(region.origin, tuple(o + c for o, c in zip(region.origin, region.cell, strict=True)))  # type: ignore[arg-type]
+    return ReadingPlan(Grid(bounds, region.cell, region.origin), base.grown(whole, block_voxels))
+
+
+def _first_that_fits(lattices: list[Lattice | None], most_voxels: int) -> Lattice:
+    """Return the first with cells of at most `most_voxels`, else the last."""
+    found = [lattice for lattice in lattices if lattice]
+    return next((lattice for lattice in found if lattice.voxels <= most_voxels), found[-1])
+
+
+def _vec(values: list[int]) -> Vec:
+    x, y, z = values
+    return (x, y, z)
