@@ -1,0 +1,1 @@
+"""Neuroglancer's Precomputed format: info, chunk names and ids, shards."""
