@@ -1,0 +1,232 @@
+"""Questions to a proofreading server: many in flight at once, every answer checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_volumes.errors import ServerError
+from beam_volumes.graphene.checks import RootQuestion, check_ages, check_roots, layers_of
+from beam_volumes.graphene.connection import Connection, Request, Timing, TooMuchError
+from beam_volumes.graphene.limits import Limits, Statistics
+from beam_volumes.graphene.table import GrapheneTable, GraphInfo
+from beam_volumes.graphene.tokens import Token
+
+Ids = npt.NDArray[np.uint64]
+
+_INFO_TRIES = 4
+"""The first request of all: who misspelt the server's name shall not wait for a minute."""
+
+_ROOTS_LOOKED_AT = 100
+
+_log = logging.getLogger(__name__)
+
+
+class RootClient:
+    """Asks one table of a proofreading server; a context manager, usable from any thread, one for each process.
+
+    Args:
+        table: the server and its table.
+        token: sent to that server alone; None sends none.
+        limits: what this client may ask.
+        timing: clocks, for tests.
+
+    """
+
+    def __init__(self, table: GrapheneTable, token: Token | None, limits: Limits, timing: Timing | None = None) -> None:
+        self.limits = limits
+        self._table = table
+        self._connection = Connection(table, token, limits, timing or Timing())
+        self._threads = ThreadPoolExecutor(limits.max_requests_in_flight, thread_name_prefix="roots")
+        self._root_layer: int | None = None
+        self._tells_ages = True
+        if token and table.scheme == "http" and table.host.rsplit(":", 1)[0] not in ("localhost", "127.0.0.1", "[::1]"):
+            _log.warning("%s: the token is sent in clear text: write https:// if the server takes it", table)
+
+    def __enter__(self) -> Self:
+        """Return the client."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Fail the questions that have not been sent, wait for those in flight, and let connections go."""
+        self._connection.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def statistics(self) -> Statistics:
+        """What has been asked so far."""
+        return self._connection.statistics
+
+    def get_info(self) -> GraphInfo:
+        """Return what the server says of the table.
+
+        Raises:
+            AuthorizationError: it wants another token.
+            ServerError: it did not answer, or has no such table.
+            SourceError: a field is missing.
+
+        """
+        request = Request("GET", self._table.info_url, "info", tries=min(_INFO_TRIES, self.limits.tries))
+        info = GraphInfo.from_info(self._json(request), str(self._table))
+        self._root_layer = info.n_layers
+        return info
+
+    def oldest_timestamp(self) -> float | None:
+        """Return the UNIX second from which on the graph is whole; None where the server does not tell.
+
+        Raises:
+            ServerError: the server did not answer, or with something else.
+
+        """
+        request = Request("GET", self._table.api_url("oldest_timestamp"), "oldest_timestamp", optional=True)
+        answer = self._json(request)
+        if answer is None:
+            return None
+        try:
+            moment = datetime.fromisoformat(answer["iso"])
+        except (KeyError, TypeError, ValueError):
+            raise self._strange(request, '{"iso": DATE AND TIME}', answer) from None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+    def submit(self, ids: Ids, question: RootQuestion, where: str) -> Future[Ids]:
+        """Ask for the ancestors of ids; returns at once.
+
+        Args:
+            ids: uint64, not 0; unique, or the server is asked more than it need be.
+            question: which ancestors.
+            where: what the ids belong to, for messages.
+
+        Returns:
+            The ancestors, uint64, one for each id in their order; or a ServerError.
+
+        """
+        self._root_layer = question.n_layers
+        self.statistics.count(ids=len(ids))
+        batch = self.limits.batch
+        parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
+        return _Gathering([self._threads.submit(self._ask, part, question, where) for part in parts]).whole
+
+    def check_roots_age(self, roots: Ids, timestamp: int, where: str) -> None:
+        """Look at when a sample of roots was made; ids of lower layers, and servers that do not tell, are let pass.
+
+        Args:
+            roots: uint64, unique.
+            timestamp: for which they were asked.
+            where: what they belong to, for messages.
+
+        Raises:
+            ServerError: one is younger: the server does not heed the timestamp.
+
+        """
+        if self._root_layer is not None:
+            roots = roots[layers_of(roots) == self._root_layer]
+        if not len(roots) or not self._tells_ages:
+            return
+        chosen = np.unique(np.linspace(0, len(roots) - 1, min(len(roots), _ROOTS_LOOKED_AT)).astype(np.int64))
+        sample = np.sort(roots)[chosen]
+        request = Request(
+            "POST",
+            self._table.api_url("root_timestamps"),
+            f"{where}, root_timestamps",
+            body=json.dumps({"node_ids": sample.tolist()}).encode(),
+            content_type="application/json",
+            optional=True,
+        )
+        answer = self._json(request)
+        if answer is None:
+            self._tells_ages = False
+            _log.warning(
+                "%s does not tell when roots were made: a server that does not heed the timestamp goes unnoticed",
+                self._table,
+            )
+            return
+        created = _seconds(answer, len(sample))
+        if created is None:
+            raise self._strange(request, f"a time for each of {len(sample)} roots", answer)
+        check_ages(sample, created, timestamp, f"{self._table}, {where}")
+
+    def _ask(self, ids: Ids, question: RootQuestion, where: str) -> Ids:
+        """Ask for one batch; one that is too much for the server is halved."""
+        params = {"timestamp": question.timestamp}
+        if question.stop_layer is not None:
+            params["stop_layer"] = question.stop_layer
+        request = Request(
+            "POST",
+            self._table.api_url("roots_binary"),
+            f"{where}, {len(ids)} ids from {ids[0]}, timestamp {question.timestamp}",
+            params=params,
+            body=ids.astype("<u8").tobytes(),
+            ids=len(ids),
+            answer_bytes=8 * len(ids),
+        )
+        try:
+            body = self._connection.fetch(request)
+        except TooMuchError:
+            body = None
+        if body is not None:
+            return check_roots(ids, body, question, f"{self._table}, {where}")
+        half = len(ids) // 2
+        return np.concatenate([self._ask(part, question, where) for part in (ids[:half], ids[half:])])
+
+    def _json(self, request: Request) -> Any:
+        """Return the JSON of an answer; None where an optional one is not there."""
+        body = self._connection.fetch(request)
+        if body is None:
+            return None
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise self._strange(request, "JSON", body.decode("utf-8", "replace")) from None
+
+    def _strange(self, request: Request, expected: str, answer: Any) -> ServerError:
+        came = self._connection.clean(str(answer))
+        return ServerError(f"{self._table}, {request.where}: expected {expected}, came {came or 'nothing'}")
+
+
+class _Gathering:
+    """Makes one future of those of the parts of a list: all of their answers in order, or the first error."""
+
+    def __init__(self, parts: Sequence[Future[Ids]]) -> None:
+        self.whole: Future[Ids] = Future()
+        self.whole.set_running_or_notify_cancel()
+        self._parts, self._left, self._lock = parts, len(parts), threading.Lock()
+        if not parts:
+            self.whole.set_result(np.zeros(0, np.uint64))
+        for part in parts:
+            part.add_done_callback(self._done)
+
+    def _done(self, part: Future[Ids]) -> None:
+        closed = ServerError("the client was closed before the question was sent")
+        error = closed if part.cancelled() else part.exception()
+        with self._lock:
+            if self._left <= 0:
+                return
+            self._left = 0 if error else self._left - 1
+            if self._left:
+                return
+        if error is None:
+            self.whole.set_result(np.concatenate([p.result() for p in self._parts]))
+            return
+        self.whole.set_exception(error)
+        for other in self._parts:
+            other.cancel()
+
+
+def _seconds(answer: Any, count: int) -> npt.NDArray[np.float64] | None:
+    """Return the times of an answer of `root_timestamps`, or None if it is not `count` of them."""
+    times = answer.get("timestamp") if isinstance(answer, dict) else None
+    if not isinstance(times, list) or len(times) != count or not all(type(t) in (int, float) for t in times):
+        return None
+    return np.array(times, np.float64)
