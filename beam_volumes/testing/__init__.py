@@ -1,0 +1,1 @@
+"""Made data and servers for tests, the demonstration, and users who try things out: nothing here is needed by a job."""
