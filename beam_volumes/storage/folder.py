@@ -147,17 +147,17 @@ class Folder:
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove files; those that are missing count for nothing."""
-        with self._writing("", "deletions"):
+        with self._deleting(""):
             self._store.delete(names)
 
     def delete_folder(self, prefix: str) -> None:
         """Remove everything in the folder `prefix`, "" for this one, also what killed writers have left."""
-        with self._writing(prefix, "deletions"):
+        with self._deleting(prefix):
             self._store.delete_folder(prefix.strip("/"))
 
     def delete_abandoned(self, prefix: str = "") -> None:
         """Remove what killed writers have left in the folder `prefix`; nothing may be writing there."""
-        with self._writing(prefix, "deletions"):
+        with self._deleting(prefix):
             self._store.delete_abandoned(prefix.strip("/"))
 
     def _at(self, name: str) -> str:
@@ -168,6 +168,9 @@ class Folder:
 
     def _writing(self, name: str, what: str) -> AbstractContextManager[None]:
         return self._telling(name, f"to write {what}", DestinationError)
+
+    def _deleting(self, name: str) -> AbstractContextManager[None]:
+        return self._telling(name, "to delete", DestinationError)
 
     @contextmanager
     def _telling(self, name: str, expected: str, kind: type[VolumeError]) -> Iterator[None]:

@@ -77,7 +77,7 @@ def redacted(text: str) -> str:
     """Return an error's text without what may be a secret: queries and passwords of URLs, tokens."""
     text = re.sub(r"\?[^\s'\"<>)]+", "?...", text)
     text = re.sub(r"//[^/\s@]+@", "//...@", text)
-    return re.sub(r"(?i)\b(bearer|basic|authorization:?|token[=:]?)\s+\S+", r"\1 ...", text)
+    return re.sub(r"(?i)\b(authorization|bearer|basic|token)\b[:=\s]+((bearer|basic)\s+)?[^\s,;]+", r"\1 ...", text)
 
 
 def _without_secrets(url: str) -> str:
