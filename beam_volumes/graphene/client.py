@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ _INFO_TRIES = 4
 """The first request of all: who misspelt the server's name shall not wait for a minute."""
 
 _ROOTS_LOOKED_AT = 100
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class RootClient:
         self._threads = ThreadPoolExecutor(limits.max_requests_in_flight, thread_name_prefix="roots")
         self._root_layer: int | None = None
         self._tells_ages = True
-        if token and table.scheme == "http" and table.host.rsplit(":", 1)[0] not in ("localhost", "127.0.0.1", "[::1]"):
+        if token and table.scheme == "http" and urlsplit(table.origin).hostname not in _THIS_MACHINE:
             _log.warning("%s: the token is sent in clear text: write https:// if the server takes it", table)
 
     def __enter__(self) -> Self:
@@ -186,9 +189,12 @@ class RootClient:
         if body is None:
             return None
         try:
-            return json.loads(body)
+            answer = json.loads(body)
         except ValueError:
             raise self._strange(request, "JSON", body.decode("utf-8", "replace")) from None
+        if answer is None:
+            raise self._strange(request, "JSON", "null")
+        return answer
 
     def _strange(self, request: Request, expected: str, answer: Any) -> ServerError:
         came = self._connection.clean(str(answer))

@@ -132,28 +132,30 @@ class Connection:
         tries = request.tries or self._limits.tries
         failure = _Failure("none was made")
         for attempt in range(tries):
-            answer = self._try(request, again=attempt > 0)
+            answer = self._try(request)
             if not isinstance(answer, _Failure):
                 return answer
             failure = answer
             if request.ids > 1 and failure.status in _TOO_MUCH:
+                self.statistics.count(retries=1)
                 self._wait_after(failure, 0 if failure.status != 413 else None)
                 raise TooMuchError
             if failure.status == 413:
                 raise ServerError(f"{self._at(request)}: expected an answer for one id, came {failure.reason}")
             if attempt + 1 < tries:
+                self.statistics.count(retries=1)
                 level = logging.WARNING if attempt >= 2 else logging.INFO
                 _log.log(level, "%s: %s; try %d of %d failed", self._at(request), failure.reason, attempt + 1, tries)
                 self._wait_after(failure, attempt)
         raise ServerError(f"{self._at(request)}: no good answer in {tries} tries, the last time: {failure.reason}")
 
-    def _try(self, request: Request, *, again: bool) -> bytes | _Failure | None:
+    def _try(self, request: Request) -> bytes | _Failure | None:
         """Send a request once; fatal answers are raised, those that may pass returned."""
         self._wait(self._paused_until - self._timing.clock())
         self._wait(self._rate.reserve(request.ids))
         if self._refusal:
             raise AuthorizationError(self._refusal)
-        self.statistics.count(requests=1, retries=int(again))
+        self.statistics.count(requests=1)
         try:
             response = self._session.request(
                 request.method,

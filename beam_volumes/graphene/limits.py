@@ -80,7 +80,7 @@ class Statistics:
     Attributes:
         ids: ids that answers were wanted for, each time they were submitted; tries do not count.
         requests: HTTP requests sent, all kinds and tries together.
-        retries: those of them that were sent because another had failed.
+        retries: those of them that failed and were sent again, whole or in halves.
 
     """
 
