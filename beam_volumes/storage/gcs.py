@@ -12,6 +12,7 @@ from beam_volumes.errors import OptionError
 from beam_volumes.storage.remote import (
     CREATOR,
     RemotePending,
+    credentials_failure,
     http_failure,
     in_parallel,
     local_failure,
@@ -100,7 +101,7 @@ class GcsStore:
         if isinstance(error, InvalidResponse):
             return http_failure(error.response.status_code, type(error).__name__)
         if isinstance(error, GoogleAuthError):
-            return http_failure(401, type(error).__name__)
+            return credentials_failure(error)
         if isinstance(error, _exceptions().GoogleAPIError | DataCorruption):
             return network_failure(error)
         return local_failure(error) if isinstance(error, OSError) else None

@@ -87,6 +87,11 @@ def http_failure(status: int, reason: str) -> Failure:
     return Failure(f"HTTP {status} {redacted(reason)}".strip(), _ADVICE.get(status, _LATER))
 
 
+def credentials_failure(error: Exception) -> Failure:
+    """Tell that there are no credentials, or that they are not accepted."""
+    return Failure(f"no valid credentials ({type(error).__name__})", _ADVICE[401])
+
+
 def local_failure(error: OSError) -> Failure:
     """Tell of the operating system's refusal, which is about the temporary folder unless it is about the network."""
     if error.errno is None or isinstance(error, ConnectionError):

@@ -14,6 +14,7 @@ from beam_volumes.storage.remote import (
     TRIES,
     RemotePending,
     batches,
+    credentials_failure,
     http_failure,
     in_parallel,
     local_failure,
@@ -110,7 +111,7 @@ class S3Store:
         if isinstance(error, _exceptions().ClientError):
             return _client_failure(error)
         if isinstance(error, _exceptions().NoCredentialsError | _exceptions().PartialCredentialsError):
-            return http_failure(401, "no credentials")
+            return credentials_failure(error)
         if isinstance(error, (_exceptions().BotoCoreError, _boto3_error())):
             return network_failure(error)
         return local_failure(error) if isinstance(error, OSError) else None
@@ -173,6 +174,9 @@ class _Unclosed:
 
     def __init__(self, file: BinaryIO) -> None:
         self.read, self.seek, self.tell, self.seekable = file.read, file.seek, file.tell, file.seekable
+
+    def close(self) -> None:
+        """Stay open."""
 
 
 def _arguments(attributes: Attributes) -> dict[str, str]:
