@@ -70,7 +70,7 @@ class Statistics:
     statuses: Counter[int] = field(default_factory=Counter)
     """Answers by status; a dropped connection has none."""
     ids_asked: int = 0
-    """Ids in the bodies of roots_binary, each time they were sent; without requests made to fail, or refused a token."""
+    """Ids in the bodies of roots_binary, each time they were sent, less requests made to fail or refused a token."""
     authorized: int = 0
     """Requests that had an Authorization header."""
     concurrent: int = 0

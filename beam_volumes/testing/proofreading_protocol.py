@@ -39,7 +39,7 @@ class RefusedError(Exception):
 
 
 class Target(NamedTuple):
-    """What a path asks for; `kind` is "other" where it is no request of this protocol."""
+    """What a path asks for; `kind` is "other", and `table` may be "", where it is no request of this protocol."""
 
     table: str
     kind: str
