@@ -6,8 +6,9 @@ import json
 import logging
 import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from beam_volumes.graphene.checks import RootQuestion, check_ages, check_roots, 
 from beam_volumes.graphene.connection import Connection, Request, Timing, TooMuchError
 from beam_volumes.graphene.limits import Limits, Statistics
 from beam_volumes.graphene.table import GrapheneTable, GraphInfo
+from beam_volumes.graphene.threads import RequestThreads
 from beam_volumes.graphene.tokens import Token
 
 Ids = npt.NDArray[np.uint64]
@@ -48,7 +50,7 @@ class RootClient:
         self.limits = limits
         self._table = table
         self._connection = Connection(table, token, limits, timing or Timing())
-        self._threads = ThreadPoolExecutor(limits.max_requests_in_flight, thread_name_prefix="roots")
+        self._threads = RequestThreads[Ids](limits.max_requests_in_flight)
         self._root_layer: int | None = None
         self._tells_ages = True
         if token and table.scheme == "http" and urlsplit(table.origin).hostname not in _THIS_MACHINE:
@@ -65,7 +67,7 @@ class RootClient:
     def close(self) -> None:
         """Fail the questions that have not been sent, wait for those in flight, and let connections go."""
         self._connection.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.close()
 
     @property
     def statistics(self) -> Statistics:
@@ -119,7 +121,7 @@ class RootClient:
         self.statistics.count(ids=len(ids))
         batch = self.limits.batch
         parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
-        return _Gathering([self._threads.submit(self._ask, part, question, where) for part in parts]).whole
+        return _Gathering([self._threads.submit(partial(self._ask, part, question, where)) for part in parts]).whole
 
     def check_roots_age(self, roots: Ids, timestamp: int, where: str) -> None:
         """Look at when a sample of roots was made; ids of lower layers, and servers that do not tell, are let pass.

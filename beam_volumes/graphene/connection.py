@@ -257,7 +257,7 @@ class Connection:
             self._wait(max(backoff, failure.retry_after or 0.0))
 
     def _wait(self, seconds: float) -> None:
-        """Wait, unless the connection is closed or the program is ending.
+        """Wait, unless the connection is closed.
 
         Raises:
             ServerError: it is.
@@ -265,14 +265,9 @@ class Connection:
         """
         if seconds > 0 and self._timing.sleep:
             self._timing.sleep(seconds)
-        end = time.monotonic() + (seconds if not self._timing.sleep else 0.0)
-        # Python waits for the threads of its pools before it runs any handler of its end, so they look for themselves.
-        while threading.main_thread().is_alive():
-            if self._closing.wait(min(max(end - time.monotonic(), 0.0), 1.0)):
-                break
-            if time.monotonic() >= end:
-                return
-        raise ServerError(f"{self._table}: the client was closed before the question was sent")
+            seconds = 0.0
+        if self._closing.wait(max(seconds, 0.0)):
+            raise ServerError(f"{self._table}: the client was closed before the question was sent")
 
 
 class _BearerAuth(AuthBase):

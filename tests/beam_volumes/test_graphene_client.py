@@ -1,9 +1,12 @@
 """The client against a server that does what each test tells it to."""
 
+import gc
 import json
 import logging
 import pickle
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -596,6 +599,42 @@ def test_closing_ends_waits_and_fails_what_was_not_sent(server: FakeServer) -> N
         with pytest.raises(ServerError, match="the client was closed before the question was sent"):
             future.result(WAIT)
     assert len(server.asked) == 1
+
+
+def test_what_is_asked_of_a_closed_client_fails(server: FakeServer) -> None:
+    client = RootClient(server.table, None, ONE)
+    client.close()
+    client.close()
+    with pytest.raises(ServerError, match="the client was closed before the question was sent"):
+        ask(client, supervoxels(1))
+
+
+def test_the_end_of_the_program_does_not_wait_for_the_server(server: FakeServer) -> None:
+    server.then = lambda _: Reply(503, headers={"Retry-After": "600"})
+    program = """
+import sys, time
+import numpy as np
+from beam_volumes.graphene import GrapheneTable, Limits, RootClient, RootQuestion
+client = RootClient(GrapheneTable.parse(sys.argv[1]), None, Limits(ids_per_request=1))
+future = client.submit(np.arange(1, 100, dtype=np.uint64), RootQuestion(1, None, 5), "here")
+while not client.statistics.retries:
+    time.sleep(0.01)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(server.table)], timeout=60, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_the_threads_of_a_client_that_is_dropped_end(server: FakeServer) -> None:
+    before = set(threading.enumerate())
+    client = RootClient(server.table, None, Limits(max_requests_in_flight=3))
+    ask(client, supervoxels(1))
+    threads = [t for t in set(threading.enumerate()) - before if t.name.endswith("(_work)")]
+    assert len(threads) == 3
+    del client
+    gc.collect()
+    for thread in threads:
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 def test_a_client_does_not_travel(server: FakeServer) -> None:
