@@ -70,7 +70,7 @@ def _walk(shape: Vec, random: np.random.Generator) -> _Nodes:
     places = start + np.cumsum(directions * _STEP, axis=0)
     thick = random.gamma(2.0, 2.0, count)
     widths = thick * np.exp(np.cumsum(random.normal(0, 0.1, (steps, count)), axis=0))
-    inside: npt.NDArray[np.bool_] = ((places > -30) & (places < extent + 30)).all(axis=2)
+    inside: npt.NDArray[np.bool_] = np.asarray(((places > -30) & (places < extent + 30)).all(axis=2))
     if not inside.any():
         inside[:, 0] = True
     labels = np.broadcast_to(np.arange(1, count + 1), (steps, count))
