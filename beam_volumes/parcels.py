@@ -1,0 +1,164 @@
+"""How encoded voxels travel from the region that made them to the shard that owns them.
+
+A region makes *pieces*: the part of one chunk that lies in the region, nearly always all of it. What one region has for
+one shard is a *parcel*: a table of its pieces, whose bytes stand in a pack file in scratch or, where small, in the
+parcel itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import crc32c
+import numpy as np
+import numpy.typing as npt
+
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.payloads import PackReader, PackWriter, Payload, read_pack_index
+from beam_volumes.storage import Folder
+
+Pieces = npt.NDArray[np.void]
+
+PIECE = np.dtype(
+    [
+        ("shard", "<u8"),
+        ("chunk", "<u8"),
+        ("start", "<i8", 3),
+        ("stop", "<i8", 3),
+        ("offset", "<u8"),
+        ("length", "<u8"),
+        ("crc32c", "<u4"),
+    ]
+)
+"""`start` and `stop` are the piece's voxels (absolute, XYZ); `offset` and `length` where its bytes stand."""
+
+
+class Parcel(NamedTuple):
+    """One region's pieces of one shard: a table of `PIECE`, and the pack they are in, or the bytes themselves."""
+
+    table: bytes
+    pack: str
+    data: bytes
+
+    @property
+    def pieces(self) -> Pieces:
+        """The table."""
+        return np.frombuffer(self.table, PIECE)
+
+
+class ParcelWriter:
+    """Collects a region's pieces; a context manager.
+
+    Pieces are held in memory up to `inline_bytes`, and go to the pack file `name` from there on. The pack, its table
+    and its note appear all at once or not at all, so a later run can take them up with `read_parcels`.
+    """
+
+    def __init__(self, scratch: str, name: str, inline_bytes: int) -> None:
+        self._folder, self._name, self._inline_bytes = Folder(scratch), name, inline_bytes
+        self._rows: list[tuple[Any, ...]] = []
+        self._held: list[bytes] = []
+        self._bytes = 0
+        self._pack: PackWriter | None = None
+
+    def __enter__(self) -> ParcelWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        """Let the pack appear, or vanish after an exception."""
+        if self._pack:
+            self._pack.__exit__(kind, *rest)  # type: ignore[arg-type]
+
+    def add(self, shard: int, chunk: int, box: Box, data: bytes) -> None:
+        """Add the encoded voxels of `box`, a part of chunk number `chunk`."""
+        if self._pack:
+            payload = self._pack.append(data)
+        else:
+            payload = Payload(self._bytes, len(data), crc32c.crc32c(data))
+            self._held.append(data)
+        self._bytes += len(data)
+        self._rows.append((shard, chunk, box.start, box.stop, *payload))
+        if not self._pack and self._bytes > self._inline_bytes:
+            self._open_pack()
+
+    def finish(self, note: dict[str, Any]) -> dict[int, Parcel]:
+        """Return the parcels by shard; `note` is kept in the pack for `read_parcels`."""
+        table = np.array(self._rows, PIECE)
+        if self._pack:
+            self._pack.finish(json.dumps(note).encode() + b"\n" + table.tobytes())
+        return _by_shard(table, self._name if self._pack else "", b"".join(self._held))
+
+    def _open_pack(self) -> None:
+        self._pack = PackWriter(self._folder, self._name)
+        self._pack.__enter__()
+        for data in self._held:
+            self._pack.append(data)
+        self._held = []
+
+
+def read_parcels(scratch: str, name: str) -> tuple[dict[int, Parcel], dict[str, Any]] | None:
+    """Return the parcels and the note of a pack that an earlier run finished, or None."""
+    index = read_pack_index(Folder(scratch), name)
+    if index is None:
+        return None
+    note, _, table = index.partition(b"\n")
+    return _by_shard(np.frombuffer(table, PIECE), name, b""), json.loads(note)
+
+
+class ParcelReader(AbstractContextManager["ParcelReader"]):
+    """Reads the pieces of one shard from all its parcels, chunk by chunk."""
+
+    def __init__(self, scratch: str, parcels: list[Parcel]) -> None:
+        self._packs = PackReader(scratch)
+        self._parcels = parcels
+        tables = [p.pieces for p in parcels]
+        pieces = np.concatenate(tables) if tables else np.zeros(0, PIECE)
+        owners = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
+        x, y, z = pieces["start"].T
+        order = np.lexsort((x, y, z, pieces["chunk"]))
+        self.pieces = pieces[order]
+        """All pieces, by chunk id, then place."""
+        self._owners = owners[order]
+
+    def __exit__(self, *_: object) -> None:
+        """Close packs."""
+        self._packs.__exit__()
+
+    def chunks(self) -> Iterator[tuple[int, list[tuple[Box, bytes]]]]:
+        """Yield each chunk's id and its pieces; one chunk's bytes are in memory at a time."""
+        starts = np.flatnonzero(np.diff(self.pieces["chunk"], prepend=~self.pieces["chunk"][:1]))
+        for first, last in zip(starts, [*starts[1:], len(self.pieces)], strict=True):
+            rows = range(first, last)
+            yield int(self.pieces["chunk"][first]), [(self._box(row), self._read(row)) for row in rows]
+
+    def _box(self, row: int) -> Box:
+        piece = self.pieces[row]
+        return Box(_vec(piece["start"]), _vec(piece["stop"]))
+
+    def _read(self, row: int) -> bytes:
+        piece, parcel = self.pieces[row], self._parcels[self._owners[row]]
+        payload = Payload(int(piece["offset"]), int(piece["length"]), int(piece["crc32c"]))
+        if parcel.pack:
+            return self._packs.read(parcel.pack, payload)
+        return parcel.data[payload.offset : payload.offset + payload.length]
+
+
+def _by_shard(table: Pieces, pack: str, data: bytes) -> dict[int, Parcel]:
+    parcels = {}
+    for shard in np.unique(table["shard"]):
+        rows = table[table["shard"] == shard]
+        if pack:
+            parcels[int(shard)] = Parcel(rows.tobytes(), pack, b"")
+            continue
+        own = b"".join(data[o : o + n] for o, n in zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True))
+        rows["offset"] = np.cumsum(rows["length"]) - rows["length"]
+        parcels[int(shard)] = Parcel(rows.tobytes(), "", own)
+    return parcels
+
+
+def _vec(values: npt.NDArray[np.int64]) -> Vec:
+    x, y, z = values.tolist()
+    return (x, y, z)

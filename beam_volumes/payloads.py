@@ -1,0 +1,154 @@
+"""Packs: files in scratch that hold the bytes which a shuffle should not carry.
+
+A pack is its payloads, one after another; an index, bytes whose meaning is its writer's; and a tail of 24 bytes: the
+index's length (`<u8`) and crc32c (`<u4`), the number of the format (`<u4`), and a mark.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+from collections import OrderedDict
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import BinaryIO, NamedTuple
+
+import crc32c
+
+from beam_volumes.errors import CorruptDataError, SourceError
+from beam_volumes.storage import Folder, is_local, local_path
+
+_TAIL = struct.Struct("<QII8s")
+_FORMAT = 1
+_MARK = b"beampack"
+
+_OPEN_FILES = 128
+_WINDOW_BYTES = 2**22
+_WINDOWS = 32
+"""Of a remote pack so much is read at a time, and so many such parts are kept: 128 MiB."""
+
+
+class Payload(NamedTuple):
+    """Where the bytes of a payload stand in a pack, and their crc32c."""
+
+    offset: int
+    length: int
+    crc32c: int
+
+
+class PackWriter(AbstractContextManager["PackWriter"]):
+    """Writes the pack `name`, which appears in `folder` when the context is left without an exception."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._stream = folder.write_stream(name)
+        self._offset = 0
+
+    def __enter__(self) -> PackWriter:
+        """Open the file."""
+        self._file: BinaryIO = self._stream.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        """Let the pack appear, or vanish after an exception."""
+        return self._stream.__exit__(kind, error, trace)
+
+    def append(self, data: bytes) -> Payload:
+        """Add a payload."""
+        self._file.write(data)
+        payload = Payload(self._offset, len(data), crc32c.crc32c(data))
+        self._offset += len(data)
+        return payload
+
+    def finish(self, index: bytes) -> None:
+        """Add the index; the last thing before the context is left."""
+        self._file.write(index + _TAIL.pack(len(index), crc32c.crc32c(index), _FORMAT, _MARK))
+
+
+def read_pack_index(folder: Folder, name: str) -> bytes | None:
+    """Return the index of a pack; None where there is no such pack, or it is damaged and must be made anew."""
+    size = folder.sizes([name])[name]
+    if size is None:
+        return None
+    tail = folder.read_range(name, max(size - _TAIL.size, 0), _TAIL.size) or b""
+    if len(tail) == _TAIL.size:
+        length, crc, number, mark = _TAIL.unpack(tail)
+        if (number, mark) == (_FORMAT, _MARK) and length + _TAIL.size <= size:
+            index = folder.read_range(name, size - _TAIL.size - length, length) if length else b""
+            if index is not None and crc32c.crc32c(index) == crc:
+                return index
+    logging.warning("%s/%s is damaged, and made anew", folder.url, name)
+    return None
+
+
+class PackReader(AbstractContextManager["PackReader"]):
+    """Reads payloads of the packs in the folder `url`; keeps files, or parts of remote files, at hand."""
+
+    def __init__(self, url: str) -> None:
+        self._folder = Folder(url)
+        self._local = is_local(url)
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._windows: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def __exit__(self, *_: object) -> None:
+        """Close files."""
+        while self._files:
+            os.close(self._files.popitem()[1])
+        self._windows.clear()
+
+    def read(self, name: str, payload: Payload) -> bytes:
+        """Return the bytes of a payload.
+
+        Raises:
+            CorruptDataError: they are not what was written.
+            SourceError: the pack is gone or cannot be read.
+
+        """
+        data = self._read_local(name, payload) if self._local else self._read_remote(name, payload)
+        if crc32c.crc32c(data) != payload.crc32c:
+            raise CorruptDataError(
+                f"{self._folder.url}/{name}: expected {payload.length} bytes at {payload.offset} with crc32c "
+                f"{payload.crc32c:#010x}, came others: remove this file and give the same command again"
+            )
+        return data
+
+    def _read_local(self, name: str, payload: Payload) -> bytes:
+        try:
+            return os.pread(self._open(name), payload.length, payload.offset)
+        except OSError as error:
+            raise SourceError(
+                f"{self._folder.url}/{name}: cannot be read ({error.strerror}): give the same command again, and keep "
+                "the scratch folder until the run has ended"
+            ) from error
+
+    def _open(self, name: str) -> int:
+        if name not in self._files:
+            self._files[name] = os.open(local_path(self._folder.url) / name, os.O_RDONLY | os.O_CLOEXEC)
+            if len(self._files) > _OPEN_FILES:
+                os.close(self._files.popitem(last=False)[1])
+        self._files.move_to_end(name)
+        return self._files[name]
+
+    def _read_remote(self, name: str, payload: Payload) -> bytes:
+        """Join the windows that hold a payload: payloads of one shard stand near each other."""
+        parts, stop = [], payload.offset + payload.length
+        for number in range(payload.offset // _WINDOW_BYTES, -(-stop // _WINDOW_BYTES)):
+            start = number * _WINDOW_BYTES
+            parts.append(self._window(name, number)[max(payload.offset - start, 0) : stop - start])
+        return b"".join(parts)
+
+    def _window(self, name: str, number: int) -> bytes:
+        key = (name, number)
+        if key not in self._windows:
+            data = self._folder.read_range(name, number * _WINDOW_BYTES, _WINDOW_BYTES)
+            if data is None:
+                raise SourceError(
+                    f"{self._folder.url}/{name}: expected a pack, but it is gone: give the same command again"
+                )
+            self._windows[key] = data
+            if len(self._windows) > _WINDOWS:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(key)
+        return self._windows[key]
