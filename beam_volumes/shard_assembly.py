@@ -1,0 +1,132 @@
+"""Writing a shard from the parcels of the regions that it meets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import crc32c
+import numpy as np
+
+from beam_volumes.codecs import compress, decompress, encode_chunk
+from beam_volumes.errors import ConservationError
+from beam_volumes.geometry import Box
+from beam_volumes.parcels import Parcel, ParcelReader
+from beam_volumes.precomputed.info import chunk_name
+from beam_volumes.precomputed.shards import write_shard
+from beam_volumes.process_pool import peak_memory_bytes
+from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record
+from beam_volumes.storage import Folder, stored_name
+from beam_volumes.targets import Target
+
+PIECE_COMPRESSION = "gzip"
+"""Around the raw voxels of a piece that is not a whole chunk."""
+
+
+class WrittenShard(NamedTuple):
+    """A shard that this run has written, of how many pieces, in how long, by a process that held how much at most."""
+
+    receipt: Receipt
+    pieces: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parcels: Iterable[Parcel]) -> WrittenShard:
+    """Write shard number `shard` of `target`, whole, and its receipt.
+
+    The bytes written depend on the voxels alone, not on the regions that made them, nor on their order. Memory: the
+    encoded bytes of one chunk, but for a chunk in pieces, which is decoded and encoded anew.
+
+    Raises:
+        ConservationError: a chunk, or a part of one, is missing or came twice.
+        DestinationError: the shard cannot be written, or the destination has been taken over.
+
+    """
+    started = time.perf_counter()
+    with ParcelReader(scratch, list(parcels)) as reader:
+        _check_complete(target, shard, reader)
+        chunks = _encoded_chunks(target, reader)
+        check_claim(claim)
+        folder = Folder(target.url)
+        if target.scale.sharding:
+            spec = target.scale.sharding
+            with folder.write_stream(f"{target.scale.key}/{spec.shard_name(shard)}") as out:
+                summary = write_shard(out, spec, chunks)
+            receipt = Receipt(shard, summary.chunks, summary.bytes, summary.crc32c)
+        else:
+            receipt = _write_files(folder, target, shard, chunks)
+        record(claim, receipt)
+    return WrittenShard(receipt, len(reader.pieces), time.perf_counter() - started, peak_memory_bytes())
+
+
+def finished_shards(claim: Claim, target: Target) -> list[int]:
+    """Return the shards that an interrupted run has written, and that still stand as they were written."""
+    if claim.state != "resumed":
+        return []
+    folder, found = Folder(target.url), receipts(claim)
+    if target.scale.sharding:
+        names = {r.shard: f"{target.scale.key}/{target.scale.sharding.shard_name(r.shard)}" for r in found}
+        sizes = folder.sizes(names.values())
+        return [r.shard for r in found if sizes[names[r.shard]] == r.bytes]
+    present = set(folder.list(f"{target.scale.key}/"))
+    return [r.shard for r in found if all(name in present for name in _file_names(target, r.shard))]
+
+
+def _file_names(target: Target, shard: int) -> Iterator[str]:
+    for position in target.shards.chunk_positions(shard):
+        name = f"{target.scale.key}/{chunk_name(target.chunks.box(position))}"
+        yield stored_name(target.url, name, target.compression)
+
+
+def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int, bytes]]:
+    positions = target.shards
+    for chunk, pieces in reader.chunks():
+        box = target.chunks.box(positions.position_of(chunk))
+        if len(pieces) == 1 and pieces[0][0] == box:
+            yield chunk, pieces[0][1]
+        else:
+            yield chunk, _join(target, box, pieces)
+
+
+def _join(target: Target, box: Box, pieces: list[tuple[Box, bytes]]) -> bytes:
+    """Make a chunk of pieces, which hold raw voxels."""
+    scale = target.scale
+    array = np.zeros((*box.shape, scale.num_channels), scale.data_type, order="F")
+    for part, data in pieces:
+        voxels = np.frombuffer(decompress(data, PIECE_COMPRESSION), scale.data_type)
+        array[part.slices(box.start)] = voxels.reshape((*part.shape, scale.num_channels), order="F")
+    return compress(encode_chunk(array, scale.encoding), target.compression)
+
+
+def _write_files(folder: Folder, target: Target, shard: int, chunks: Iterator[tuple[int, bytes]]) -> Receipt:
+    """Write each chunk as a file of its own; the receipt's checksum goes over all of them in order."""
+    count, size, crc = 0, 0, 0
+    for chunk, data in chunks:
+        box = target.chunks.box(target.shards.position_of(chunk))
+        folder.write_compressed(f"{target.scale.key}/{chunk_name(box)}", data, target.compression)
+        count, size, crc = count + 1, size + len(data), crc32c.crc32c(data, crc)
+    return Receipt(shard, count, size, crc)
+
+
+def _check_complete(target: Target, shard: int, reader: ParcelReader) -> None:
+    """Make sure that the pieces are the shard's chunks, each voxel once.
+
+    Pieces are cut on one grid of boxes, so two of them are the same or share no voxel: it is enough that no piece comes
+    twice and that their voxels add up.
+    """
+    pieces = reader.pieces
+    places = np.unique(np.column_stack([pieces["chunk"], pieces["start"].astype(np.uint64)]), axis=0)
+    voxels = np.prod(pieces["stop"] - pieces["start"], axis=1, dtype=np.int64)
+    chunks, first = np.unique(pieces["chunk"], return_index=True)
+    found = dict(zip(chunks.tolist(), np.add.reduceat(voxels, first).tolist(), strict=True)) if len(chunks) else {}
+    expected = {target.chunk_id(p): target.chunks.box(p) for p in target.shards.chunk_positions(shard)}
+    missing = [str(box) for chunk, box in expected.items() if found.get(chunk, 0) != box.voxels]
+    if missing or len(places) != len(pieces) or found.keys() - expected.keys():
+        raise ConservationError(
+            f"{target.url}, scale {target.scale.key}, shard {shard}: expected every voxel of {len(expected)} chunks "
+            f"once, came {len(pieces)} pieces with {sum(found.values())} voxels; "
+            f"chunks that are not whole: {'; '.join(missing[:5]) or 'none'} ({len(missing)} in all): "
+            "give the same command again"
+        )
