@@ -1,3 +1,5 @@
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,7 +35,7 @@ def voxels(draw: st.DrawFn) -> tuple[str, np.ndarray]:
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     top = draw(st.sampled_from([2, 40, 250]))
     array = random.integers(0, min(top, np.iinfo(data_type).max if data_type != "float32" else top), (*shape, channels))
-    order = draw(st.sampled_from("CF"))
+    order: Literal["C", "F"] = draw(st.sampled_from(["C", "F"]))
     return encoding, np.asarray(array.astype(data_type), order=order)
 
 

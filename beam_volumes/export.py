@@ -1,0 +1,249 @@
+"""Export: voxels, or the root ids of a proofreading volume at a moment, become encoded chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from beam_volumes.block_reading import BlockReader, Clock, RootReader
+from beam_volumes.codecs import Array, compress, encode_chunk
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.graphene import GrapheneTable, Limits, RootClient, RootQuestion, find_token
+from beam_volumes.parcels import Parcel, ParcelWriter, read_parcels
+from beam_volumes.process_pool import peak_memory_bytes
+from beam_volumes.reading_plan import ReadingPlan
+from beam_volumes.runs import Claim
+from beam_volumes.shard_assembly import PIECE_COMPRESSION
+from beam_volumes.sources import Source, open_reader
+from beam_volumes.targets import Target
+
+
+@dataclass(frozen=True)
+class Server:
+    """How a worker talks to the proofreading server.
+
+    Attributes:
+        token_env: where the token is found; the token itself never travels.
+        limits: one worker's share.
+
+    """
+
+    table: GrapheneTable
+    question: RootQuestion
+    token_env: str | None
+    limits: Limits
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """Everything that a worker needs to know of an export; picklable, and the same in every worker.
+
+    Attributes:
+        server: None where voxels are exported as they are.
+        translate: destination minus source, voxels.
+        lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
+        scratch: folder of the packs.
+        inline_bytes: what a region may send along without a pack.
+        finished: a bit per shard that an earlier run has written.
+
+    """
+
+    claim: Claim
+    source: Source
+    server: Server | None
+    target: Target
+    translate: Vec
+    reading: ReadingPlan
+    fill_missing: bool
+    lookahead_bytes: int
+    scratch: str
+    inline_bytes: int
+    finished: bytes = b""
+
+    def is_finished(self, shard: int) -> bool:
+        """Whether an earlier run has written this shard."""
+        index = self.target.shards.index_of(shard)
+        return index // 8 < len(self.finished) and bool(self.finished[index // 8] >> (index % 8) & 1)
+
+    def needs(self, box: Box) -> bool:
+        """Whether a shard that is not finished holds voxels of `box`."""
+        return not self.finished or any(not self.is_finished(shard) for shard in self.target.shards_meeting(box))
+
+    def region_box(self, region: int) -> Box:
+        """Return the voxels of a region, in the destination."""
+        regions = self.reading.regions
+        return regions.box(regions.position(region))
+
+    @property
+    def source_voxel_bytes(self) -> int:
+        """Bytes of one voxel, all channels together."""
+        return np.dtype(self.source.data_type).itemsize * self.source.num_channels
+
+    def planned(self) -> dict[str, int]:
+        """Return what this run has to do: regions to render, voxels in them, chunks and shards to write."""
+        shards, regions = self.target.shards, self.reading.regions
+        if not self.finished:
+            voxels, chunks = regions.bounds.voxels, len(self.target.chunks)
+            return {"regions": len(regions), "voxels": voxels, "chunks": chunks, "shards": len(shards)}
+        left = [n for n in shards.numbers() if not self.is_finished(n)]
+        return {
+            "regions": sum(self.needs(self.region_box(r)) for r in range(len(regions))),
+            "voxels": sum(self.target.shard_box(n).voxels for n in left),
+            "chunks": sum(shards.chunk_count(n) for n in left),
+            "shards": len(left),
+        }
+
+
+class RegionCounts(NamedTuple):
+    """What came of regions; `merge_counts` makes one of many.
+
+    `wait_seconds` is the time in which a worker could do nothing but wait for the proofreading server;
+    `peak_memory_bytes` the most that the worker process has ever held.
+    """
+
+    regions: int = 0
+    reused: int = 0
+    pieces: int = 0
+    voxels: int = 0
+    encoded_bytes: int = 0
+    ids_asked: int = 0
+    requests: int = 0
+    retries: int = 0
+    read_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class RenderedRegion(NamedTuple):
+    """A region's parcels by shard, and what was counted on the way; `holes` are chunks missing in the source."""
+
+    parcels: dict[int, Parcel]
+    counts: RegionCounts
+    holes: list[Box]
+
+
+def merge_counts(parts: Iterable[RegionCounts]) -> RegionCounts:
+    """Add up counts; of peaks the largest counts."""
+    merged = [RegionCounts(), *parts]
+    peak = max(c.peak_memory_bytes for c in merged)
+    sums = (sum(values) for values in zip(*merged, strict=True))
+    return RegionCounts(*sums)._replace(peak_memory_bytes=peak)
+
+
+def finished_bits(target: Target, shards: list[int]) -> bytes:
+    """Return the bit field that `ExportPlan.finished` is."""
+    if not shards:
+        return b""
+    bits = bytearray(-(-len(target.shards) // 8))
+    for shard in shards:
+        index = target.shards.index_of(shard)
+        bits[index // 8] |= 1 << (index % 8)
+    return bytes(bits)
+
+
+def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
+    """Read, relabel, cut and encode one region, or take up what an interrupted run has made of it.
+
+    Memory: `plan.lookahead_bytes` of blocks that wait for the server, and a few blocks more.
+
+    Raises:
+        SourceError: voxels are missing or cannot be read.
+        ServerError: the proofreading server failed, or answered wrongly.
+        DestinationError: the scratch folder cannot be written.
+
+    """
+    name = f"region-{region}.pack"
+    found = read_parcels(plan.scratch, name)
+    if found:
+        parcels = {shard: parcel for shard, parcel in found[0].items() if not plan.is_finished(shard)}
+        return _rendered(parcels, RegionCounts(reused=1), [_box(hole) for hole in found[1]["holes"]])
+    worker, clock, holes = _worker(plan.claim.key, plan), Clock(), list[Box]()
+    before = worker.server_counts()
+    with ParcelWriter(plan.scratch, name, plan.inline_bytes) as out:
+        for box, voxels in worker.reader.read(_boxes(plan, region), f"region {plan.region_box(region)}", clock, holes):
+            _encode_block(plan, box.translated(plan.translate), voxels, out)
+            clock.lap("encode")
+        parcels = out.finish({"holes": holes})
+    ids, requests, retries = (now - then for now, then in zip(worker.server_counts(), before, strict=True))
+    seconds = {f"{name}_seconds": spent for name, spent in clock.seconds.items()}
+    counts = RegionCounts(ids_asked=ids, requests=requests, retries=retries, **seconds)  # type: ignore[arg-type]
+    return _rendered(parcels, counts, holes)
+
+
+def _boxes(plan: ExportPlan, region: int) -> Iterator[Box]:
+    """Yield the blocks of a region that a shard still needs, in source voxels."""
+    x, y, z = plan.translate
+    blocks = plan.reading.blocks(region)
+    for index in range(len(blocks)):
+        box = blocks.box(blocks.position(index))
+        if plan.needs(box):
+            yield box.translated((-x, -y, -z))
+
+
+def _encode_block(plan: ExportPlan, box: Box, voxels: Array, out: ParcelWriter) -> None:
+    """Cut a block on the chunk grid; whole chunks are encoded, parts of chunks kept raw for the shard to join."""
+    target = plan.target
+    for position in target.chunks.positions_meeting(box):
+        shard = target.shards.shard_of(position)
+        if plan.is_finished(shard):
+            continue
+        chunk = target.chunks.box(position)
+        part = chunk.intersection(box)
+        array = voxels[part.slices(box.start)]
+        if part == chunk:
+            data = compress(encode_chunk(array, target.scale.encoding), target.compression)
+        else:
+            data = compress(array.tobytes(order="F"), PIECE_COMPRESSION)
+        out.add(shard, target.chunk_id(position), part, data)
+
+
+def _rendered(parcels: dict[int, Parcel], counts: RegionCounts, holes: list[Box]) -> RenderedRegion:
+    tables = [p.pieces for p in parcels.values()]
+    counts = counts._replace(
+        regions=1,
+        pieces=sum(len(t) for t in tables),
+        voxels=sum(int(np.prod(t["stop"] - t["start"], axis=1).sum()) for t in tables),
+        encoded_bytes=sum(int(t["length"].sum()) for t in tables),
+        peak_memory_bytes=peak_memory_bytes(),
+    )
+    return RenderedRegion(parcels, counts, holes)
+
+
+class _Worker:
+    """What a process keeps from region to region: open volume, connections, metadata."""
+
+    def __init__(self, plan: ExportPlan) -> None:
+        voxels = open_reader(plan.source, fill_missing=plan.fill_missing)
+        self._client: RootClient | None = None
+        self.reader = BlockReader(voxels)
+        if server := plan.server:
+            token = find_token(server.table, server.token_env)
+            self._client = RootClient(server.table, token, server.limits)
+            self.reader = RootReader(voxels, self._client, server.question, plan.lookahead_bytes)
+
+    def server_counts(self) -> tuple[int, int, int]:
+        """Ids asked for, requests and retries so far."""
+        if not self._client:
+            return 0, 0, 0
+        statistics = self._client.statistics
+        return statistics.ids, statistics.requests, statistics.retries
+
+
+_WORKERS: dict[str, _Worker] = {}
+
+
+def _worker(key: str, plan: ExportPlan) -> _Worker:
+    """Return this process's worker for the run `key`; the one of an earlier run is let go."""
+    if key not in _WORKERS:
+        _WORKERS.clear()
+        _WORKERS[key] = _Worker(plan)
+    return _WORKERS[key]
+
+
+def _box(values: list[list[int]]) -> Box:
+    (x0, y0, z0), (x1, y1, z1) = values
+    return Box((x0, y0, z0), (x1, y1, z1))

@@ -1,0 +1,178 @@
+"""The steps of planning an export: what its options mean for this source and this destination. Nothing is written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from beam_volumes.codecs import check_encoding, compression_of, default_encoding
+from beam_volumes.errors import OptionError
+from beam_volumes.export import Server
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.graphene import (
+    GrapheneTable,
+    GraphInfo,
+    Limits,
+    RootClient,
+    RootQuestion,
+    check_timestamp,
+    find_token,
+)
+from beam_volumes.precomputed.info import Json, Scale
+from beam_volumes.precomputed.sharding import plan_sharding
+from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
+from beam_volumes.sources import Source
+from beam_volumes.targets import Target
+
+_GRAPHENE = "graphene://"
+
+
+def is_proofreading(url: str) -> bool:
+    """Whether `url` names a volume that a PyChunkGraph serves."""
+    return url.startswith(_GRAPHENE)
+
+
+class Proofreading(NamedTuple):
+    """What the server of a proofreading volume says; `server` is None where supervoxels are exported as they are."""
+
+    graph: GraphInfo
+    server: Server | None
+    warnings: list[str]
+
+
+def ask_server(
+    url: str, question: tuple[int | None, int | None] | None, token_env: str | None, limits: Limits
+) -> Proofreading:
+    """Ask the server of a proofreading volume for its info: the one time in an export.
+
+    Args:
+        url: the proofreading volume.
+        question: timestamp and stop layer; None to export supervoxels.
+        token_env: where the token is found.
+        limits: one worker's share.
+
+    Raises:
+        OptionError: the timestamp is missing, in the future or from before the graph, or there is no such layer.
+        ServerError: the server does not answer, or wants a token.
+
+    """
+    table = GrapheneTable.parse(url)
+    with RootClient(table, find_token(table, token_env), limits) as client:
+        graph = client.get_info()
+        if question is None:
+            return Proofreading(graph, None, [])
+        timestamp, stop_layer = question
+        if stop_layer is not None and stop_layer >= graph.n_layers:
+            raise OptionError(
+                f"--stop_layer: expected 2 to {graph.n_layers - 1}, the layers under the roots of this graph, came "
+                f"{stop_layer}; roots are had without --stop_layer"
+            )
+        warnings = check_timestamp(client.oldest_timestamp(), timestamp, time.time())
+        if timestamp is None:
+            raise OptionError("--timestamp: expected the UNIX second at which the volume is exported, came none")
+        root_question = RootQuestion(timestamp=timestamp, stop_layer=stop_layer, n_layers=graph.n_layers)
+        server = Server(table, root_question, token_env, limits)
+    return Proofreading(graph, server, warnings)
+
+
+def share_of_limits(max_requests_in_flight: int, max_ids_per_second: int | None, workers: int | None) -> Limits:
+    """Return what one of `workers` worker processes may ask of the server.
+
+    Raises:
+        OptionError: it is not known how many there will be.
+
+    """
+    if workers is None:
+        raise OptionError(
+            "--max_num_workers: expected the most workers that the job may have, came none: "
+            "the limits of the proofreading server are shared among them"
+        )
+    limits = Limits(max_requests_in_flight=max_requests_in_flight, max_ids_per_second=max_ids_per_second)
+    return limits.share(workers)
+
+
+def bounds_in(source: Source, bounds: Box | None) -> Box:
+    """Return the source voxels to export.
+
+    Raises:
+        OptionError: they are not all in the source.
+
+    """
+    if bounds is None:
+        return source.box
+    if not source.box.contains(bounds):
+        raise OptionError(
+            f"--bounds: expected voxels of {source.url} at mip {source.mip}, which has {source.box}, came {bounds}: "
+            f"the part of it that is there is {bounds.intersection(source.box)}"
+        )
+    return bounds
+
+
+def plan_scale(source: Source, box: Box, chunk: Vec, encoding: str | None) -> Scale:
+    """Return the scale to write, not yet sharded; `box` in destination voxels.
+
+    Raises:
+        OptionError: the encoding does not fit the voxels.
+
+    """
+    kind = (source.layer_type, source.data_type, source.num_channels)
+    encoding = encoding or default_encoding(*kind)
+    check_encoding(encoding, *kind)
+    return Scale(source.resolution_nm, box, chunk, encoding, source.data_type, source.num_channels, None)
+
+
+def chunk_bytes(scale: Scale) -> int:
+    """Return the bytes of the voxels of one whole chunk."""
+    return math.prod(scale.chunk) * _voxel_bytes(scale)
+
+
+def plan_reading_of(source: Source, scale: Scale, translate: Vec, memory_target: int) -> ReadingPlan:
+    """Return how the source is cut for reading, in destination voxels; see `plan_reading`."""
+    grain, grain_origin = source.grain
+    return plan_reading(
+        scale.box,
+        Lattice(grain, _sum(grain_origin, translate)),
+        Lattice(source.chunk, _sum(source.chunk_origin, translate)),
+        Lattice(scale.chunk, scale.box.start),
+        (_voxel_bytes(scale), memory_target),
+    )
+
+
+def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_target: int) -> Target:
+    """Return the scale to write with the shards that own its chunks.
+
+    Raises:
+        OptionError: a chunk does not fit the memory.
+
+    """
+    data_encoding = "gzip" if compression_of(scale.encoding, compress) == "gzip" else "raw"
+    ownership = plan_sharding(scale.chunks.shape, chunk_bytes(scale), memory_target, data_encoding)
+    return Target(url, replace(scale, sharding=ownership if sharded else None), compress, ownership)
+
+
+def source_version(source: Source) -> str:
+    """Return a hash that changes when the source is another volume, in another place or of another shape."""
+    facts: Json = {
+        "url": source.url,
+        "voxels": source.voxels_url,
+        "box": source.box,
+        "resolution": source.resolution_nm,
+        "data_type": source.data_type,
+        "num_channels": source.num_channels,
+        "chunk": source.chunk,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sum(a: Vec, b: Vec) -> Vec:
+    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+
+
+def _voxel_bytes(scale: Scale) -> int:
+    return np.dtype(scale.data_type).itemsize * scale.num_channels

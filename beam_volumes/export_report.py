@@ -1,0 +1,155 @@
+"""What an export says of itself when it has ended: that nothing was lost, and what was done."""
+
+from __future__ import annotations
+
+import getpass
+import importlib.metadata
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from beam_volumes.errors import ConservationError
+from beam_volumes.export import ExportPlan, RegionCounts
+from beam_volumes.geometry import Box
+from beam_volumes.precomputed.info import Json
+from beam_volumes.runs import Receipt, finish, receipts
+from beam_volumes.shard_assembly import WrittenShard
+from beam_volumes.storage import Folder
+
+_PACKAGES = (
+    "beam-volumes",
+    "apache-beam",
+    "cloud-volume",
+    "numpy",
+    "compressed-segmentation",
+    "compresso",
+    "crackle-codec",
+    "deflate",
+)
+"""Those whose version can be seen in the bytes that are written."""
+
+
+class ExportTotals(NamedTuple):
+    """Everything an export has done, this run and interrupted ones before it."""
+
+    counts: RegionCounts
+    written: list[WrittenShard]
+    earlier: list[Receipt]
+    holes: list[Box]
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """The receipts of all shards, by shard number."""
+        return sorted([w.receipt for w in self.written] + self.earlier)
+
+
+def check_conservation(plan: ExportPlan, totals: ExportTotals) -> None:
+    """Make sure that planned = processed = written, at every stage.
+
+    Raises:
+        ConservationError: with the stages that do not agree.
+
+    """
+    counts, receipts = totals.counts, totals.receipts
+    done = {
+        "regions": counts.regions,
+        "voxels": counts.voxels,
+        "pieces": counts.pieces,
+        "chunks": sum(w.receipt.chunks for w in totals.written),
+        "shards": len(totals.written),
+        "all chunks": sum(r.chunks for r in receipts),
+        "all shards": len({r.shard for r in receipts}),
+    }
+    expected = {
+        **plan.planned(),
+        "pieces": sum(w.pieces for w in totals.written),
+        "all chunks": len(plan.target.chunks),
+        "all shards": len(plan.target.shards),
+    }
+    wrong = [f"{name}: expected {expected[name]}, came {done[name]}" for name in done if done[name] != expected[name]]
+    if wrong:
+        raise ConservationError(
+            f"{plan.target.url}: something was lost or came twice on the way ({'; '.join(wrong)}): the volume is not "
+            "complete; give the same command again, and what is missing is done anew"
+        )
+
+
+def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float) -> Json:
+    """Return the content of `report.json`; times are UNIX seconds, durations seconds of all workers together."""
+    counts, receipts = totals.counts, totals.receipts
+    return {
+        "pipeline": "export",
+        "source": plan.source.url,
+        "destination": plan.target.url,
+        "started": _utc(started),
+        "ended": _utc(ended),
+        "wall_seconds": round(ended - started, 3),
+        "versions": versions(),
+        "stages": {
+            "regions": {
+                "planned": plan.planned()["regions"],
+                "done": counts.regions,
+                "taken_up_from_an_interrupted_run": counts.reused,
+                "voxels": counts.voxels,
+                "pieces": counts.pieces,
+                "encoded_bytes": counts.encoded_bytes,
+                "read_seconds": round(counts.read_seconds, 3),
+                "wait_seconds": round(counts.wait_seconds, 3),
+                "encode_seconds": round(counts.encode_seconds, 3),
+            },
+            "shards": {
+                "planned": len(plan.target.shards),
+                "done": len(totals.written),
+                "done_by_an_interrupted_run": len(totals.earlier),
+                "chunks": sum(r.chunks for r in receipts),
+                "bytes": sum(r.bytes for r in receipts),
+                "write_seconds": round(sum(w.seconds for w in totals.written), 3),
+            },
+        },
+        "server": {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries},
+        "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in totals.written)]),
+        "holes": [str(box) for box in totals.holes],
+        "shards": [r._asdict() for r in receipts],
+    }
+
+
+def provenance(plan: ExportPlan, ended: float) -> Json:
+    """Return the content of `provenance`, in the form that CloudVolume reads."""
+    method: Json = {"task": "export", "versions": versions(), **plan.claim.identity}
+    if plan.server:
+        method["server_table"] = str(plan.server.table)
+        method["timestamp_utc"] = _utc(plan.server.question.timestamp)
+    return {
+        "description": "",
+        "owners": [],
+        "processing": [{"method": method, "by": getpass.getuser(), "date": _utc(ended)}],
+        "sources": [plan.source.url],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the installed versions of what makes the bytes."""
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def finish_export(
+    plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box], started: float
+) -> None:
+    """Prove that nothing was lost, then commit provenance and report and clean up.
+
+    Raises:
+        ConservationError: something was; the records stay, so that the same command goes on.
+        DestinationError: the destination was taken over, or cannot be written.
+
+    """
+    earlier = [r for r in receipts(plan.claim) if plan.is_finished(r.shard)]
+    totals = ExportTotals(counts, list(written), earlier, sorted(set(holes)))
+    check_conservation(plan, totals)
+    ended = time.time()
+    finish(plan.claim, provenance(plan, ended), report(plan, totals, started, ended))
+    Folder(plan.scratch).delete_folder("")
