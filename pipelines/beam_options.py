@@ -186,7 +186,7 @@ class _OfflineValidator(PipelineOptionsValidator):
 
     def __init__(self, options: PipelineOptions, runner: PipelineRunner) -> None:
         super().__init__(options, runner)
-        self.OPTIONS = [cls for cls in self.OPTIONS if cls is not GoogleCloudOptions]
+        self.OPTIONS = [cls for cls in PipelineOptionsValidator.OPTIONS if cls is not GoogleCloudOptions]
 
 
 def _validation_errors(options: PipelineOptions, runner: PipelineRunner) -> list[str]:

@@ -1,0 +1,162 @@
+"""Export a volume, or a proofreading volume as it was at one moment, as a sharded Precomputed volume.
+
+python -m pipelines.export --src="made://neurons?size=256,256,64" --dst=file:///tmp/neurons
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import apache_beam as beam
+from transforms.pool import Execution
+
+from beam_volumes.errors import OptionError
+from beam_volumes.export import ExportPlan, finished_bits
+from beam_volumes.export_estimate import summary
+from beam_volumes.export_planning import (
+    ask_server,
+    bounds_in,
+    is_proofreading,
+    plan_reading_of,
+    plan_scale,
+    plan_target,
+    share_of_limits,
+    source_version,
+)
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.precomputed.info import volume_info
+from beam_volumes.runs import inspect_destination, scratch_url
+from beam_volumes.shard_assembly import finished_shards
+from beam_volumes.sources import describe_source
+from beam_volumes.storage import normalize
+from pipelines.options import identity, option
+from pipelines.running import Job, Setting, run
+from transforms.export import RenderRegions
+from transforms.finish import FinishExport
+from transforms.regions import ListRegions
+from transforms.shards import AssembleShards
+
+
+@dataclass(frozen=True)
+class Config:
+    """The options of an export."""
+
+    src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")
+    dst: str = option("Place of the Precomputed volume to write.", identity=False, placeholder="URL")
+    mip: int = option("Mip of the source to export; it becomes mip 0 of the destination.", 0)
+    timestamp: int | None = option("UNIX second at which a graphene:// volume is exported.", None)
+    agglomerate: bool = option("Export root ids of a graphene:// volume; false exports its supervoxels.", True)
+    stop_layer: int | None = option("Export the ids of this layer (2 is level 2) instead of root ids.", None)
+    chunk_size: Vec = option("Shape of a chunk, voxels.", (128, 128, 32))
+    encoding: Literal["raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"] | None = option(
+        "Encoding of chunks; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.", None
+    )
+    sharded: bool = option("Write shards; false writes each chunk as a file.", True)
+    compress: Literal["gzip", "br", "none"] = option("Compression around chunks; png and jpeg have none.", "gzip")
+    bounds: Box | None = option("Voxels of the source to export, at --mip, half open; by default all.", None)
+    translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
+    fill_missing: bool = option("Read chunks that the source lacks as 0, and list them in the report.", False)
+    clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
+    memory_target: int = option("Bytes of memory that one worker may use; decides the size of shards.", 3_500_000_000)
+    scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
+    resume: bool = option("Go on where an interrupted run of the same export stopped.", True, identity=False)
+    overwrite: bool = option("Replace the volume that stands at --dst.", False, identity=False)
+    plan: bool = option("Print what would be done, and write nothing.", False, identity=False)
+    token_env: str | None = option(
+        "Environment variable with the server's token, or a secret, projects/P/secrets/S; by default the files where "
+        "CloudVolume keeps it.",
+        None,
+        identity=False,
+    )
+    max_requests_in_flight: int = option("Requests that the whole run keeps open at the server.", 16, identity=False)
+    max_ids_per_second: int | None = option("Ids that the whole run asks of the server a second.", None, identity=False)
+    processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work whatever the source is."""
+        for name in ("chunk_size", "memory_target", "max_requests_in_flight", "max_ids_per_second", "timestamp"):
+            value = getattr(self, name)
+            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
+                raise OptionError(f"--{name}: expected more than 0, came {value}")
+        for name in ("mip", "processes"):
+            if getattr(self, name) < 0:
+                raise OptionError(f"--{name}: expected 0 or more, came {getattr(self, name)}")
+        if self.stop_layer is not None and self.stop_layer < 2:
+            raise OptionError(
+                f"--stop_layer: expected 2 or more, came {self.stop_layer}; --agglomerate=false exports supervoxels"
+            )
+        asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
+        if asked and not is_proofreading(self.src):
+            raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, came --src={self.src}")
+        if asked and not self.agglomerate:
+            raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
+        if self.sharded and self.compress == "br":
+            raise OptionError("--compress: expected gzip or none for shards, came br: use gzip, or --sharded=false")
+        if self.bounds is not None and not self.bounds.voxels:
+            raise OptionError(
+                f"--bounds: expected x0,y0,z0,x1,y1,z1 with each start below its stop, came {self.bounds}"
+            )
+
+
+def plan(config: Config, setting: Setting) -> Job:
+    """Look at source and destination, and plan the export; writes nothing.
+
+    Raises:
+        VolumeError: an option does not fit the source or the destination.
+
+    """
+    graph, server, warnings = None, None, list[str]()
+    if is_proofreading(config.src):
+        limits = share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, setting.workers)
+        question = (config.timestamp, config.stop_layer) if config.agglomerate else None
+        graph, server, warnings = ask_server(config.src, question, config.token_env, limits)
+    source = describe_source(config.src, config.mip, graph)
+    bounds = bounds_in(source, config.bounds)
+    scale = plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
+    target = plan_target(
+        normalize(config.dst), scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
+    )
+    facts = {**identity(config), "source_version": source_version(source)}
+    claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite)
+    export = ExportPlan(
+        claim=claim,
+        source=source,
+        server=server,
+        target=target,
+        translate=config.translate,
+        reading=plan_reading_of(source, scale, config.translate, config.memory_target),
+        fill_missing=config.fill_missing,
+        lookahead_bytes=config.memory_target // 8,
+        scratch=scratch_url(claim, config.scratch),
+        inline_bytes=setting.inline_bytes,
+        finished=finished_bits(target, finished_shards(claim, target)),
+    )
+    return Job(
+        claim=claim,
+        info=volume_info(source.info, source.layer_type, [target.scale], clean=config.clean_info),
+        summary=partial(summary, export),
+        stages={k: v for k, v in export.planned().items() if k != "voxels"},
+        build=partial(build, export),
+        warnings=warnings,
+    )
+
+
+def build(plan: ExportPlan, root: beam.Pipeline, execution: Execution) -> None:
+    """Wire the export: regions are rendered, their chunks grouped on shards, shards written, and all of it proved."""
+    regions = root | "List regions" >> ListRegions(plan)
+    rendered = regions | "Render regions" >> RenderRegions(plan, execution)
+    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.target, plan.scratch, execution)
+    _ = root | "Finish" >> FinishExport(plan, rendered, written)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run(Config, plan, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

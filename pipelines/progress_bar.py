@@ -1,0 +1,68 @@
+"""Progress of a local run: bars on a terminal, a line now and then where the output is a file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import AbstractContextManager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from beam_volumes.progress import ProgressReader
+
+_SECONDS_BETWEEN_LOOKS = 0.25
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class ProgressBar(AbstractContextManager["ProgressBar"]):
+    """Shows on standard error what workers log at `path`.
+
+    Args:
+        stages: elements planned, by stage.
+        path: where a `ProgressLog` adds to.
+
+    """
+
+    def __init__(self, stages: dict[str, int], path: str) -> None:
+        self._stages = stages
+        self._reader = ProgressReader(path)
+        self._ended = threading.Event()
+        self._console = Console(stderr=True)
+        self._thread = threading.Thread(target=self._show, name="progress", daemon=True)
+
+    def __enter__(self) -> ProgressBar:
+        """Begin to show."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Show where it ended."""
+        self._ended.set()
+        self._thread.join()
+
+    def _show(self) -> None:
+        if self._console.is_terminal:
+            self._show_bars()
+        else:
+            self._show_lines()
+
+    def _show_bars(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console) as bars:
+            tasks: dict[str, TaskID] = {name: bars.add_task(name, total=total) for name, total in self._stages.items()}
+            last = False
+            while not last:
+                last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
+                for name, done in self._reader.totals().items():
+                    if name in tasks:
+                        bars.update(tasks[name], completed=done)
+
+    def _show_lines(self) -> None:
+        last, printed_at = False, time.monotonic()
+        while not last:
+            last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
+            if last or time.monotonic() - printed_at > _SECONDS_BETWEEN_LINES:
+                done = self._reader.totals()
+                self._console.print(", ".join(f"{name} {done.get(name, 0)}/{n}" for name, n in self._stages.items()))
+                printed_at = time.monotonic()

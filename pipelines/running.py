@@ -1,0 +1,157 @@
+"""Running a job: options in, exit status out; the same for every pipeline.
+
+Exit status: 0 done; 1 failed on the way (the same command again goes on); 2 refused before anything was written;
+130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from rich.console import Console
+from rich.table import Table
+from transforms.pool import Execution
+
+from beam_volumes.errors import VolumeError
+from beam_volumes.precomputed.info import Json
+from beam_volumes.runs import REPORT, Claim, take
+from beam_volumes.storage import Folder
+from pipelines.beam_options import beam_options, is_local, workers_at_most
+from pipelines.options import parse
+from pipelines.progress_bar import ProgressBar
+
+_INLINE_BYTES = 2**20
+"""On a cluster smaller payloads go through the shuffle; a local shuffle is memory, and lost with the process."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a plan may know of how the job will run.
+
+    Attributes:
+        workers: worker processes; they share what is limited over the whole run. None where it is not known.
+        inline_bytes: up to how many bytes an element may send along instead of writing a pack.
+
+    """
+
+    workers: int | None
+    inline_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A planned job.
+
+    Attributes:
+        claim: on the destination, not yet taken.
+        info: the destination's info.
+        summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
+        stages: elements planned by stage, for the progress bars.
+        build: wires the graph.
+        warnings: what the user should know before it starts.
+
+    """
+
+    claim: Claim
+    info: Json
+    summary: Callable[[], list[tuple[str, str]]]
+    stages: dict[str, int]
+    build: Callable[[beam.Pipeline, Execution], None]
+    warnings: list[str] = field(default_factory=list)
+
+
+def run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequence[str]) -> int:
+    """Run the command that `config_class` and `plan` make; return its exit status."""
+    try:
+        config, rest = parse(config_class, argv)
+        options = beam_options(rest)
+        processes = config.processes or os.cpu_count() or 1
+        local = is_local(options)
+        workers = processes if local else workers_at_most(options)
+        job = plan(config, Setting(workers, 0 if local else _INLINE_BYTES))
+        for warning in job.warnings:
+            _say(f"warning: {warning}")
+        if config.plan:
+            _print_table("plan", job.summary())
+            return 0
+        if job.claim.state == "complete":
+            _say(f"{job.claim.url} is complete: nothing to do")
+            return _show_report(job.claim)
+        take(job.claim, job.info)
+    except VolumeError as error:
+        return _fail(error, 2)
+    return _run_locally(job, processes, options) if local else _launch(job, options)
+
+
+def _run_locally(job: Job, processes: int, options: PipelineOptions) -> int:
+    """Run in this process, heavy work in a pool of processes; Beam's other local engines lose elements."""
+    with tempfile.TemporaryDirectory(prefix="beam-volumes-") as folder:
+        log = str(Path(folder) / "progress")
+        try:
+            with ProgressBar(job.stages, log):
+                pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
+                job.build(pipeline, Execution(processes, log))
+                pipeline.run().wait_until_finish()
+        except KeyboardInterrupt:
+            _say("stopped: give the same command again to go on where it stopped")
+            return 130
+        except VolumeError as error:
+            return _fail(error, 1)
+    return _show_report(job.claim)
+
+
+def _launch(job: Job, options: PipelineOptions) -> int:
+    """Hand the job to another runner; it commits its own report, so nothing is waited for."""
+    pipeline = beam.Pipeline(options=options)
+    job.build(pipeline, Execution(1, None))
+    result = pipeline.run()
+    _say(f"launched: {job.claim.url} is complete when {REPORT} stands in it; state now: {result.state}")
+    return 0
+
+
+def _show_report(claim: Claim) -> int:
+    """Print the summary of what stands in the destination."""
+    report = Folder(claim.url).read_json(REPORT)
+    if report is None:
+        return _fail(VolumeError(f"{claim.url}: expected {REPORT} at the end of the run, but it is not there"), 1)
+    rows = [("destination", claim.url), ("wall seconds", str(report["wall_seconds"]))]
+    for stage, counts in report["stages"].items():
+        rows += [(f"{stage}: {name.replace('_', ' ')}", _text(value)) for name, value in counts.items()]
+    rows += [(f"server: {name.replace('_', ' ')}", _text(value)) for name, value in report.get("server", {}).items()]
+    rows += [
+        ("peak memory of a worker, bytes", _text(report["peak_memory_bytes"])),
+        ("holes", _text(len(report["holes"]))),
+    ]
+    _print_table("done", rows)
+    return 0
+
+
+def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
+    table = Table(title=title, show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _fail(error: VolumeError, status: int) -> int:
+    _say(f"error: {error}")
+    return status

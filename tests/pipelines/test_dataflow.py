@@ -1,0 +1,65 @@
+import importlib.util
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+
+from pipelines.beam_options import beam_options, is_local, workers_at_most
+from pipelines.export import Config, plan
+from pipelines.options import parse
+from pipelines.running import Setting
+from transforms.pool import Execution
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("apitools") is None, reason="DataflowRunner needs the extra: pip install -e '.[gcp]'"
+)
+
+# A dry run builds the job as it would be sent, and sends nothing. Names of buckets must be legal: where one is not,
+# Beam asks Google Cloud for a bucket of its own.
+DATAFLOW = [
+    "--runner=DataflowRunner",
+    "--dry_run=True",
+    "--project=my-project",
+    "--region=us-central1",
+    "--temp_location=gs://my-bucket/temp",
+    "--staging_location=gs://my-bucket/staging",
+    "--machine_type=n1-standard-4",
+    "--max_num_workers=50",
+    "--sdk_container_image=us-central1-docker.pkg.dev/my-project/beam-volumes/export:tag",
+]
+
+
+def proto_of(tmp_path: Path, size: str) -> beam.portability.api.beam_runner_api_pb2.Pipeline:
+    """Build the export of a made-up volume for Dataflow; return its graph."""
+    argv = [f"--src=made://neurons?size={size}", f"--dst=file://{tmp_path}/{size}", *DATAFLOW]
+    config, rest = parse(Config, argv)
+    options = beam_options(rest)
+    assert not is_local(options)
+    assert workers_at_most(options) == 200
+    job = plan(config, Setting(workers_at_most(options), 2**20))
+    pipeline = beam.Pipeline(options=options)
+    job.build(pipeline, Execution(1, None))
+    assert pipeline.run().state == "DONE"
+    return pipeline.runner.proto_pipeline
+
+
+def test_the_whole_export_builds_for_dataflow(tmp_path: Path) -> None:
+    proto = proto_of(tmp_path, "256,256,64")
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    assert {name for name in names if name and "/" not in name} == {
+        "List regions",
+        "Render regions",
+        "Write shards",
+        "Finish",
+    }
+    images = [environment.payload for environment in proto.components.environments.values()]
+    assert images
+    assert all(b"/beam-volumes/export:tag" in image for image in images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_graph_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+    small = proto_of(tmp_path, "256,256,64").ByteSize()
+    large = proto_of(tmp_path, "100000,100000,10000").ByteSize()
+    assert large < small + 1000
+    assert large < 1_000_000

@@ -1,0 +1,53 @@
+"""The end of a run: proof that nothing was lost, then provenance and report, then the clean-up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from beam_volumes.export import ExportPlan, RegionCounts, merge_counts
+from beam_volumes.export_report import finish_export
+from beam_volumes.geometry import Box
+from beam_volumes.shard_assembly import WrittenShard
+from transforms.export import Rendered
+
+
+@dataclass
+class FinishExport(beam.PTransform):
+    """Commit an export when all its shards are written, or fail.
+
+    It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: the
+    receipts of all shards.
+    """
+
+    plan: ExportPlan
+    rendered: Rendered
+    written: beam.PCollection[WrittenShard]
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
+        """Gather what was done at one element."""
+        counts = self.rendered.counts | "Add up" >> beam.CombineGlobally(merge_counts)
+        return (
+            root
+            | "Once" >> beam.Create([time.time()])
+            | "Commit"
+            >> beam.ParDo(
+                _FinishFn(self.plan),
+                counts=beam.pvalue.AsSingleton(counts),
+                written=beam.pvalue.AsIter(self.written),
+                holes=beam.pvalue.AsIter(self.rendered.holes),
+            )
+        )
+
+
+class _FinishFn(beam.DoFn):
+    def __init__(self, plan: ExportPlan) -> None:
+        self._plan = plan
+
+    def process(
+        self, started: float, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box]
+    ) -> None:
+        finish_export(self._plan, counts, written, holes, started)

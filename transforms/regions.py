@@ -1,0 +1,54 @@
+"""Source keys, made inside the graph: as quick to start for 1e8 regions as for ten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from beam_volumes.export import ExportPlan
+
+_MOST_RANGES = 1_000
+
+
+class RegionRange(NamedTuple):
+    """Regions from `start` up to, not including, `stop`."""
+
+    start: int
+    stop: int
+
+
+@dataclass
+class ListRegions(beam.PTransform):
+    """Make the index of every region that a shard still needs.
+
+    Element out: the region's index, an int. Memory per element: none to speak of.
+    """
+
+    plan: ExportPlan
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
+        """Create ranges, spread them, and let each worker count its own."""
+        total = len(self.plan.reading.regions)
+        step = max(1, -(-total // _MOST_RANGES))
+        ranges = [RegionRange(i, min(i + step, total)) for i in range(0, total, step)]
+        return (
+            root
+            | "Create ranges" >> beam.Create(ranges)
+            | "Spread ranges" >> beam.Reshuffle()
+            | "List indices" >> beam.ParDo(_ListFn(self.plan)).with_output_types(int)
+            # Without this break the runner would fuse a whole range with its work on one worker.
+            | "Spread regions" >> beam.Reshuffle()
+        )
+
+
+class _ListFn(beam.DoFn):
+    def __init__(self, plan: ExportPlan) -> None:
+        self._plan = plan
+
+    def process(self, element: RegionRange) -> Iterator[int]:
+        for region in range(element.start, element.stop):
+            if self._plan.needs(self._plan.region_box(region)):
+                yield region

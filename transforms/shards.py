@@ -1,0 +1,55 @@
+"""Shards: every parcel of one shard meets at one element, which writes the shard once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from beam_volumes.parcels import Parcel
+from beam_volumes.process_pool import Task
+from beam_volumes.runs import Claim
+from beam_volumes.shard_assembly import WrittenShard, assemble_shard
+from beam_volumes.targets import Target
+from transforms.pool import Execution, PooledDoFn
+
+
+@dataclass
+class AssembleShards(beam.PTransform):
+    """Group parcels on their shard and write each shard.
+
+    Element in: (shard number, one region's parcel for it). Element out: what was written. Precondition: together the
+    parcels of a shard hold each of its voxels once. Memory per element: the table of its pieces and one chunk.
+    """
+
+    claim: Claim
+    target: Target
+    scratch: str
+    execution: Execution
+
+    def expand(self, parcels: beam.PCollection[tuple[int, Parcel]]) -> beam.PCollection[WrittenShard]:
+        """Group, then run `assemble_shard`."""
+        return (
+            parcels
+            | "Group by shard" >> beam.GroupByKey()
+            | "Assemble" >> beam.ParDo(_AssembleFn(self)).with_output_types(WrittenShard)
+        )
+
+
+class _AssembleFn(PooledDoFn):
+    """Runs `assemble_shard`."""
+
+    def __init__(self, what: AssembleShards) -> None:
+        super().__init__(what.execution)
+        self._claim, self._target, self._scratch = what.claim, what.target, what.scratch
+
+    def task(self, element: tuple[int, Iterable[Parcel]]) -> Task:
+        shard, parcels = element
+        args = (self._claim, self._target, self._scratch, shard, list(parcels))
+        return Task(assemble_shard, args, f"shard {shard} of scale {self._target.scale.key}")
+
+    def outputs(self, task: Task, result: WrittenShard) -> Iterator[WrittenShard]:
+        self.count("shards", 1)
+        self.count("chunks", result.receipt.chunks)
+        yield result
