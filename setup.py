@@ -17,6 +17,7 @@ setup(
     install_requires=[
         "absl-py>=2",
         "apache-beam>=2.77,<2.78",
+        "brotli>=1",
         "cloud-files>=6.4",
         "cloud-volume>=12.15",
         "compressed-segmentation>=2.3",
@@ -26,10 +27,14 @@ setup(
         "deflate>=0.8",
         "fastremap>=1.17",
         "numpy>=2",
+        "pyspng-seunglab>=1.1",
         "requests>=2.32",
         "rich>=13",
+        "simplejpeg>=1.6",
     ],
     extras_require={
+        # The demonstration's picture.
+        "demo": ["pillow>=10"],
         # Dataflow only: it is most of the size of an installation.
         "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
         "apply": ["torch==2.13.0"],
