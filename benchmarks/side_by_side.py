@@ -1,0 +1,119 @@
+"""Running commands in turn and measuring each as a whole: wall clock, CPU of all its processes, peak memory."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+_POLL_SECONDS = 0.1
+
+
+class Measurement(NamedTuple):
+    """One run of a command; memory is the largest single process, and the largest sum over the tree."""
+
+    wall_seconds: float
+    cpu_seconds: float
+    peak_process_bytes: int
+    peak_tree_bytes: int
+
+
+class Contender(NamedTuple):
+    """A command to measure; `prepare` runs before each measurement, outside of it."""
+
+    name: str
+    command: Sequence[str]
+    prepare: Callable[[], None]
+
+
+def measure(contender: Contender) -> Measurement:
+    """Run a command to its end.
+
+    Raises:
+        RuntimeError: it failed; with the end of what it printed.
+
+    """
+    contender.prepare()
+    before = os.times()
+    started = time.perf_counter()
+    process = subprocess.Popen(contender.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    peaks = [0, 0]
+    watcher = threading.Thread(target=_watch, args=(process.pid, peaks), daemon=True)
+    watcher.start()
+    output, _ = process.communicate()
+    wall = time.perf_counter() - started
+    after = os.times()
+    watcher.join()
+    if process.returncode:
+        raise RuntimeError(f"{contender.name}: exit status {process.returncode}\n{output[-4000:]}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Measurement(wall, cpu, peaks[0], peaks[1])
+
+
+def compare(title: str, contenders: Sequence[Contender], rounds: int) -> dict[str, list[Measurement]]:
+    """Measure contenders in turn (A B A B ...), print medians and the ratio of each to the last contender."""
+    runs: dict[str, list[Measurement]] = {c.name: [] for c in contenders}
+    for round_number in range(rounds):
+        for contender in contenders:
+            result = measure(contender)
+            runs[contender.name].append(result)
+            print(
+                f"{title} {round_number + 1}/{rounds} {contender.name}: wall {result.wall_seconds:.1f} s, "
+                f"CPU {result.cpu_seconds:.1f} s, tree {result.peak_tree_bytes / 1e6:.0f} MB",
+                file=sys.stderr,
+            )
+    _print(title, contenders, runs)
+    return runs
+
+
+def _print(title: str, contenders: Sequence[Contender], runs: dict[str, list[Measurement]]) -> None:
+    table = Table(title=f"{title}: medians of {len(runs[contenders[0].name])} rounds, in turn")
+    for column in ("", "wall s", "CPU s", "largest process MB", "all processes MB", "wall ratio", "CPU ratio"):
+        table.add_column(column, justify="right")
+    base = runs[contenders[-1].name]
+    for contender in contenders:
+        mine = runs[contender.name]
+        table.add_row(
+            contender.name,
+            f"{_median(m.wall_seconds for m in mine):.1f}",
+            f"{_median(m.cpu_seconds for m in mine):.1f}",
+            f"{_median(m.peak_process_bytes for m in mine) / 1e6:.0f}",
+            f"{_median(m.peak_tree_bytes for m in mine) / 1e6:.0f}",
+            f"{_median(a.wall_seconds / b.wall_seconds for a, b in zip(mine, base, strict=True)):.2f}",
+            f"{_median(a.cpu_seconds / b.cpu_seconds for a, b in zip(mine, base, strict=True)):.2f}",
+        )
+    Console(width=120).print(table)
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(statistics.median(values))
+
+
+def _watch(pid: int, peaks: list[int]) -> None:
+    while True:
+        try:
+            root = psutil.Process(pid)
+            sizes = [_size(p) for p in [root, *root.children(recursive=True)]]
+        except psutil.NoSuchProcess:
+            return
+        if not any(sizes):
+            return
+        peaks[0] = max(peaks[0], *sizes)
+        peaks[1] = max(peaks[1], sum(sizes))
+        time.sleep(_POLL_SECONDS)
+
+
+def _size(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0
