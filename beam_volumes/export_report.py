@@ -13,7 +13,8 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.export import ExportPlan, RegionCounts
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import Receipt, finish, receipts
+from beam_volumes.runs import Receipt, check_claim, finish, is_committed, receipts, remove_records
+from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder
 
@@ -107,7 +108,7 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
                 "write_seconds": round(sum(w.seconds for w in totals.written), 3),
             },
         },
-        "server": {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries},
+        **({"server": _server_counts(counts)} if plan.server else {}),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in totals.written)]),
         "holes": [str(box) for box in totals.holes],
         "shards": [r._asdict() for r in receipts],
@@ -133,6 +134,10 @@ def versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _PACKAGES}
 
 
+def _server_counts(counts: RegionCounts) -> Json:
+    return {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries}
+
+
 def _utc(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
@@ -142,14 +147,28 @@ def finish_export(
 ) -> None:
     """Prove that nothing was lost, then commit provenance and report and clean up.
 
+    A second try after the report was committed cleans up, and no more.
+
     Raises:
-        ConservationError: something was; the records stay, so that the same command goes on.
+        ConservationError: something was, or stands there that is not of this run; the records stay, so that the same
+            command goes on.
         DestinationError: the destination was taken over, or cannot be written.
 
     """
+    if is_committed(plan.claim):
+        remove_records(plan.claim)
+    else:
+        _commit(plan, counts, written, holes, started)
+    Folder(plan.scratch).delete_folder("")
+
+
+def _commit(
+    plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box], started: float
+) -> None:
+    check_claim(plan.claim)
     earlier = [r for r in receipts(plan.claim) if plan.is_finished(r.shard)]
     totals = ExportTotals(counts, list(written), earlier, sorted(set(holes)))
     check_conservation(plan, totals)
+    check_files(plan.target, totals.receipts)
     ended = time.time()
     finish(plan.claim, provenance(plan, ended), report(plan, totals, started, ended))
-    Folder(plan.scratch).delete_folder("")

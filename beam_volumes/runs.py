@@ -3,24 +3,26 @@
 While a run goes on, `.beam_volumes/` in the destination holds
 
 - `claim.json`: whose destination this is. It is created exclusively, so of two different runs one is refused;
-- `finished/SHARD.json`: one receipt per finished shard, written after the shard;
-- `scratch/`: packs, unless `--scratch` says otherwise.
+- `finished/KEY/SHARD.json`: one receipt per finished shard, written after the shard;
+- `scratch/KEY/`: packs, unless `--scratch` says otherwise.
+
+KEY is the claim's: what a run that was replaced has left, or still writes, is never taken for this run's.
 
 When all is done `provenance` and `report.json` are written and the folder is removed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import posixpath
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from beam_volumes.errors import DestinationError, OptionError
+from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.precomputed.info import Json
-from beam_volumes.storage import Folder
+from beam_volumes.storage import Folder, join, normalize
 
 RECORDS = ".beam_volumes"
 REPORT = "report.json"
@@ -55,42 +57,34 @@ class Claim:
     key: str
     state: str
 
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of the identity."""
-        return fingerprint(self.identity)
-
-
-def fingerprint(identity: Json) -> str:
-    """Return 16 hex digits that stand for `identity`."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
 
 def inspect_destination(url: str, identity: Json, *, resume: bool, overwrite: bool) -> Claim:
     """Find what a run of `identity` may do with the destination `url`; writes nothing.
 
     Raises:
         OptionError: something else is there, and `overwrite` is not given.
+        CorruptDataError: the records of the run that is there cannot be read.
 
     """
     folder = Folder(url)
-    report, claim = folder.read_json(REPORT), folder.read_json(_CLAIM)
+    report, claim = _read_record(folder, REPORT), _read_record(folder, _CLAIM)
     found = claim or report
     if found is None:
         if folder.read("info") is None:
             return Claim(url, identity, uuid.uuid4().hex, "new")
         if not overwrite:
             raise OptionError(
-                f"--dst: expected a place without a volume, but {url}/info exists and is not of this program: "
+                f"--dst: expected a place without a volume, but {url}/info exists, without a report of this program: "
                 "choose another place, or replace the volume with --overwrite"
             )
-    elif _identity_of(found) == identity:
+    elif found.identity == identity:
         if resume:
-            return Claim(url, identity, found.get("key", ""), "resumed" if claim else "complete")
+            # A run that was killed just after its report has left its claim.
+            unfinished = claim is not None and not (report and report.key == claim.key)
+            return Claim(url, identity, found.key, "resumed" if unfinished else "complete")
     elif not overwrite:
         raise OptionError(
-            f"--dst: {url} holds another run: {_differences(_identity_of(found), identity)}; "
+            f"--dst: {url} holds another run: {_differences(found.identity, identity)}; "
             "choose another place, or replace the volume with --overwrite"
         )
     return Claim(url, identity, uuid.uuid4().hex, "replaced")
@@ -100,12 +94,17 @@ def take(claim: Claim, info: Json) -> None:
     """Make the destination this run's own, removing what it replaces, and write its `info`.
 
     Raises:
-        DestinationError: another run was faster.
+        DestinationError: another run was faster, or files of chunks stand there without a volume.
 
     """
     folder = Folder(claim.url)
-    if claim.state == "replaced":
-        _clear(folder)
+    scales = _scale_folders(info)
+    if claim.state == "resumed":
+        check_claim(claim)
+    elif claim.state == "replaced":
+        _clear(folder, scales)
+    else:
+        _check_empty(folder, scales)
     if claim.state != "resumed":
         content = json.dumps({"key": claim.key, "identity": claim.identity}, indent=1).encode()
         if not folder.create(_CLAIM, content):
@@ -123,8 +122,8 @@ def check_claim(claim: Claim) -> None:
         DestinationError: it is not.
 
     """
-    found = Folder(claim.url).read_json(_CLAIM)
-    if found is None or found.get("key") != claim.key:
+    found = _read_record(Folder(claim.url), _CLAIM)
+    if found is None or found.key != claim.key:
         raise DestinationError(
             f"{claim.url}: expected this run's claim on the destination, but "
             f"{'it is gone' if found is None else 'another run has taken it over'}: nothing more is written; "
@@ -134,44 +133,131 @@ def check_claim(claim: Claim) -> None:
 
 def record(claim: Claim, receipt: Receipt) -> None:
     """Note that a shard is finished."""
-    Folder(claim.url).write(f"{_FINISHED}/{receipt.shard}.json", json.dumps(receipt._asdict()).encode())
+    name = f"{_FINISHED}/{claim.key}/{receipt.shard}.json"
+    Folder(claim.url).write(name, json.dumps(receipt._asdict()).encode())
 
 
 def receipts(claim: Claim) -> list[Receipt]:
-    """Return the receipts of an unfinished run, by shard."""
+    """Return the receipts of an unfinished run, by shard.
+
+    Raises:
+        CorruptDataError: one of them is damaged.
+
+    """
     folder = Folder(claim.url)
-    found = [folder.read_json(name) for name in folder.list(f"{_FINISHED}/")]
-    return sorted(Receipt(**r) for r in found if r)
+    found = [_read_receipt(folder, name) for name in folder.list(f"{_FINISHED}/{claim.key}/")]
+    return sorted(receipt for receipt in found if receipt)
 
 
 def scratch_url(claim: Claim, scratch: str | None) -> str:
-    """Return the folder of this run's packs: under `scratch`, or beside the volume."""
-    return f"{scratch}/{claim.fingerprint}" if scratch else f"{claim.url}/{RECORDS}/scratch"
+    """Return the folder of this run's packs: under `scratch`, or beside the volume.
+
+    Raises:
+        OptionError: `scratch` is no place that can be written.
+
+    """
+    return join(normalize(scratch) if scratch else join(claim.url, RECORDS, "scratch"), claim.key)
+
+
+def is_committed(claim: Claim) -> bool:
+    """Whether this run has ended well before: an element that commits it may be tried twice."""
+    report = _read_record(Folder(claim.url), REPORT)
+    return report is not None and report.key == claim.key
 
 
 def finish(claim: Claim, provenance: Json, report: Json) -> None:
-    """Commit the run's provenance and report, then remove its records; the last thing that a run does."""
-    check_claim(claim)
+    """Commit the run's provenance and report, then remove its records; the last thing that a run does.
+
+    Where its report stands already, it is left as it is.
+
+    Raises:
+        DestinationError: the destination was taken over, lacks its `info`, or cannot be written.
+
+    """
     folder = Folder(claim.url)
-    folder.write("provenance", json.dumps(provenance, indent=1).encode(), content_type="application/json")
-    content = {"key": claim.key, "identity": claim.identity, **report}
-    folder.write(REPORT, json.dumps(content, indent=1).encode(), content_type="application/json")
+    if not is_committed(claim):
+        check_claim(claim)
+        info = folder.read_json("info")
+        if info is None:
+            raise DestinationError(
+                f"{claim.url}: expected the info that this run has written, but it is gone: give the same command again"
+            )
+        for scale in _scale_folders(info):
+            folder.delete_abandoned(scale)
+        folder.write("provenance", json.dumps(provenance, indent=1).encode(), content_type="application/json")
+        content = {"key": claim.key, "identity": claim.identity, **report}
+        folder.write(REPORT, json.dumps(content, indent=1).encode(), content_type="application/json")
+    remove_records(claim)
+
+
+def remove_records(claim: Claim) -> None:
+    """Remove what a run kept while it went on: claim, receipts, and packs beside the volume."""
+    Folder(claim.url).delete_folder(RECORDS)
+
+
+class _Record(NamedTuple):
+    """What a claim and a report say of a run."""
+
+    key: str
+    identity: Json
+
+
+def _read_record(folder: Folder, name: str) -> _Record | None:
+    found = folder.read_json(name)
+    if found is None:
+        return None
+    key, identity = found.get("key"), found.get("identity")
+    if not isinstance(key, str) or not key or not isinstance(identity, dict):
+        raise CorruptDataError(
+            f"{folder.url}/{name}: expected the record of a run, with its key and identity, came "
+            f"{_short(found)}: restore the file, or remove it if it is of no use"
+        )
+    return _Record(key, identity)
+
+
+def _read_receipt(folder: Folder, name: str) -> Receipt | None:
+    found = folder.read_json(name)
+    if found is None:
+        return None
+    if found.keys() != set(Receipt._fields) or not all(type(n) is int for n in found.values()):
+        raise CorruptDataError(
+            f"{folder.url}/{name}: expected {', '.join(Receipt._fields)} of a finished shard, came {_short(found)}: "
+            "remove the file and give the same command again, and the shard is written anew"
+        )
+    return Receipt(**found)
+
+
+def _clear(folder: Folder, scales: list[str]) -> None:
+    """Remove a volume and its records, and what stands where `scales` will be.
+
+    The claim goes first, so that a run still going on stops writing, and `info` last: whoever is killed on the way
+    leaves a volume that is refused, not one that seems to be new.
+    """
+    before = _scale_folders(folder.read_json("info") or {})
+    folder.delete([_CLAIM, REPORT])
     folder.delete_folder(RECORDS)
+    for scale in sorted({*before, *scales}):
+        folder.delete_folder(scale)
+    folder.delete(["provenance"])
+    folder.delete(["info"])
 
 
-def _clear(folder: Folder) -> None:
-    """Remove a volume and its records: the claim first, so that a run still going on stops writing."""
-    info = folder.read_json("info") or {}
-    folder.delete([_CLAIM])
-    folder.delete([REPORT, "provenance", "info"])
-    for scale in info.get("scales", []):
-        folder.delete_folder(scale["key"])
-    folder.delete_folder(RECORDS)
+def _check_empty(folder: Folder, scales: list[str]) -> None:
+    for scale in scales:
+        found = next(folder.list(f"{scale}/"), None)
+        if found is not None:
+            raise DestinationError(
+                f"{folder.url}: expected a place without a volume, but there is {found}, though no info: remove "
+                f"{folder.url}/{scale}, or choose another place"
+            )
 
 
-def _identity_of(found: Json) -> Json:
-    identity = found.get("identity")
-    return identity if isinstance(identity, dict) else {}
+def _scale_folders(info: Json) -> list[str]:
+    """Return the folders of the scales of a volume; those elsewhere (`../other/8_8_8` is legal) are another's."""
+    scales = info.get("scales")
+    keys = [s.get("key") for s in scales if isinstance(s, dict)] if isinstance(scales, list) else []
+    paths = [posixpath.normpath(key) for key in keys if isinstance(key, str) and "://" not in key]
+    return [path for path in paths if path.split("/")[0] not in ("", ".", "..")]
 
 
 def _differences(before: Json, now: Json) -> str:

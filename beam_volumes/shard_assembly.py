@@ -17,7 +17,8 @@ from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record
-from beam_volumes.storage import Folder, stored_name
+from beam_volumes.scale_files import chunk_files, shard_file
+from beam_volumes.storage import Folder
 from beam_volumes.targets import Target
 
 PIECE_COMPRESSION = "gzip"
@@ -52,7 +53,7 @@ def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parce
         folder = Folder(target.url)
         if target.scale.sharding:
             spec = target.scale.sharding
-            with folder.write_stream(f"{target.scale.key}/{spec.shard_name(shard)}") as out:
+            with folder.write_stream(shard_file(target, spec, shard)) as out:
                 summary = write_shard(out, spec, chunks)
             receipt = Receipt(shard, summary.chunks, summary.bytes, summary.crc32c)
         else:
@@ -67,17 +68,11 @@ def finished_shards(claim: Claim, target: Target) -> list[int]:
         return []
     folder, found = Folder(target.url), receipts(claim)
     if target.scale.sharding:
-        names = {r.shard: f"{target.scale.key}/{target.scale.sharding.shard_name(r.shard)}" for r in found}
+        names = {r.shard: shard_file(target, target.scale.sharding, r.shard) for r in found}
         sizes = folder.sizes(names.values())
         return [r.shard for r in found if sizes[names[r.shard]] == r.bytes]
     present = set(folder.list(f"{target.scale.key}/"))
-    return [r.shard for r in found if all(name in present for name in _file_names(target, r.shard))]
-
-
-def _file_names(target: Target, shard: int) -> Iterator[str]:
-    for position in target.shards.chunk_positions(shard):
-        name = f"{target.scale.key}/{chunk_name(target.chunks.box(position))}"
-        yield stored_name(target.url, name, target.compression)
+    return [r.shard for r in found if all(name in present for name in chunk_files(target, r.shard))]
 
 
 def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int, bytes]]:
