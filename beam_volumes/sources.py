@@ -6,7 +6,6 @@ fetch no `info` of their own.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.graphene import GraphInfo
 from beam_volumes.precomputed.info import Json
+from beam_volumes.source_checks import check_readable, format_of
 from beam_volumes.testing.made import open_made
 
 _MADE = "made://"
@@ -73,7 +73,7 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Sourc
         graph: what the proofreading server says of `url`.
 
     Raises:
-        OptionError: there is no such volume or mip.
+        OptionError: there is no such volume or mip, or CloudVolume would read it wrongly.
         SourceError: the volume cannot be read.
 
     """
@@ -81,6 +81,7 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Sourc
         return _describe_made(url, mip)
     voxels_url = graph.data_dir if graph else url
     volume = _open_volume(voxels_url, mip, None)
+    check_readable(voxels_url, volume, mip)
     scale = volume.scale
     source = Source(
         url=url,
@@ -138,7 +139,7 @@ class _VolumeReader:
     def __init__(self, source: Source, fill_missing: bool) -> None:
         self._source = source
         self._fill_missing = fill_missing
-        plain = re.match(r"(zarr\d?|n5)://", source.voxels_url) is None
+        plain = format_of(source.voxels_url) == "precomputed"
         self._volume = _open_volume(source.voxels_url, source.mip, source.info if plain else None)
 
     def read(self, box: Box) -> tuple[Array, list[Box]]:

@@ -1,0 +1,76 @@
+"""Refusing what CloudVolume 12 reads wrongly without saying so."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+from beam_volumes.errors import OptionError
+
+_IMAGE_ENCODINGS = ("jpeg", "png", "jxl")
+
+
+def format_of(url: str) -> str:
+    """Return the format that a location names: "zarr", "n5", or "precomputed" for the rest."""
+    found = re.match(r"(zarr|n5)\d?://", url)
+    return found[1] if found else "precomputed"
+
+
+def check_readable(url: str, volume: Any, mip: int) -> None:
+    """Refuse a volume whose voxels would come other than they are stored.
+
+    Args:
+        url: where the voxels are.
+        volume: the same as an open CloudVolume.
+        mip: which scale is to be read.
+
+    Raises:
+        OptionError: with what to do instead.
+
+    """
+    kind = format_of(url)
+    if kind == "zarr":
+        _check_zarr(url, volume, mip)
+    elif kind == "n5":
+        _check_n5(url, volume)
+    else:
+        _check_channels(url, volume)
+
+
+def _check_channels(url: str, volume: Any) -> None:
+    """Several channels of one image file come in an order of their own: interleaved, not plane by plane."""
+    encoding = volume.scale["encoding"]
+    if encoding in _IMAGE_ENCODINGS and volume.num_channels > 1:
+        raise OptionError(
+            f"--src: expected one channel, or an encoding other than {', '.join(_IMAGE_ENCODINGS)}, came {url} with "
+            f"{volume.num_channels} channels in {encoding}, which CloudVolume mixes up: transcode it to raw first"
+        )
+
+
+def _check_n5(url: str, volume: Any) -> None:
+    """N5 is big-endian (https://github.com/saalfeldlab/n5#file-system-specification); CloudVolume takes it as it is."""
+    if np.dtype(volume.dtype).itemsize > 1:
+        raise OptionError(
+            f"--src: expected N5 voxels of one byte, came {volume.dtype} in {url}, whose bytes CloudVolume reads in "
+            "the wrong order: transcode it to Precomputed or Zarr first"
+        )
+
+
+def _check_zarr(url: str, volume: Any, mip: int) -> None:
+    array = volume.meta.zarrays[mip]
+    codecs = [c.get("configuration", {}).get("endian") for c in array.get("codecs", []) if isinstance(c, dict)]
+    if str(array.get("dtype", "")).startswith(">") or "big" in codecs:
+        raise OptionError(
+            f"--src: expected little-endian voxels, came big-endian ones in {url}, which CloudVolume does not turn: "
+            "transcode it first"
+        )
+    size, shape = [int(n) for n in volume.scale["size"]], array["shape"]
+    if len(size) != 3 or math.prod(shape) != math.prod(size) * volume.num_channels:
+        raise OptionError(
+            f"--src: expected an array of X, Y and Z, and the channels that omero.channels names, came {url} of shape "
+            f"{shape}, of which CloudVolume sees {size} in {volume.num_channels} channel(s): transcode it to "
+            "Precomputed, or to one array for each time and channel"
+        )
