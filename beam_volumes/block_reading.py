@@ -86,7 +86,8 @@ class RootReader(BlockReader):
             waiting.append((box, voxels, supervoxels))
             held += voxels.nbytes
             clock.lap("read")
-            if held > self._lookahead_bytes:
+            # Blocks at an edge are small: one of them may not make room for the next.
+            while held > self._lookahead_bytes:
                 held -= waiting[0][1].nbytes
                 yield _relabel(*waiting.popleft(), lookup, clock)
         lookup.send()
@@ -99,7 +100,7 @@ class RootReader(BlockReader):
 def _relabel(box: Box, voxels: Array, supervoxels: npt.NDArray[np.uint64], lookup: RootLookup, clock: Clock) -> Block:
     roots = lookup.answer(supervoxels)
     clock.lap("wait")
-    flat: npt.NDArray[np.uint64] = voxels.ravel(order="K").view(np.uint64)
+    flat: npt.NDArray[np.uint64] = voxels.ravel(order="F").view(np.uint64)
     fastremap.remap_from_array_kv(flat, supervoxels, roots, preserve_missing_labels=False, in_place=True)
     clock.lap("read")
     return box, voxels if np.shares_memory(flat, voxels) else flat.reshape(voxels.shape, order="F")

@@ -7,6 +7,7 @@ parcel itself.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -130,7 +131,7 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
     def chunks(self) -> Iterator[tuple[int, list[tuple[Box, bytes]]]]:
         """Yield each chunk's id and its pieces; one chunk's bytes are in memory at a time."""
         starts = np.flatnonzero(np.diff(self.pieces["chunk"], prepend=~self.pieces["chunk"][:1]))
-        for first, last in zip(starts, [*starts[1:], len(self.pieces)], strict=True):
+        for first, last in itertools.pairwise([*starts, len(self.pieces)]):
             rows = range(first, last)
             yield int(self.pieces["chunk"][first]), [(self._box(row), self._read(row)) for row in rows]
 
