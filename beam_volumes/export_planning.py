@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import re
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,6 +30,7 @@ from beam_volumes.precomputed.info import Json, Scale
 from beam_volumes.precomputed.sharding import plan_sharding
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
 from beam_volumes.sources import Source
+from beam_volumes.storage import is_local, local_path, normalize
 from beam_volumes.targets import Target
 
 _GRAPHENE = "graphene://"
@@ -36,6 +39,38 @@ _GRAPHENE = "graphene://"
 def is_proofreading(url: str) -> bool:
     """Whether `url` names a volume that a PyChunkGraph serves."""
     return url.startswith(_GRAPHENE)
+
+
+def writable(option: str, url: str) -> str:
+    """Return the normalized form of `url`, the value of `option`.
+
+    Raises:
+        OptionError: nothing can be written there.
+
+    """
+    try:
+        place = normalize(url)
+    except OptionError as error:
+        raise OptionError(f"--{option}: {error}") from None
+    if place.startswith(("https://", "http://")):
+        raise OptionError(
+            f"--{option}: expected a place to write to, came {place}, where one can only read: "
+            "choose a local path, gs://bucket/path or s3://bucket/path"
+        )
+    return place
+
+
+def destination(url: str, source: Source) -> str:
+    """Return the normalized form of `--dst`.
+
+    Raises:
+        OptionError: nothing can be written there, or the source stands there.
+
+    """
+    place = writable("dst", url)
+    if _resolved(place) in {_resolved(source.url), _resolved(source.voxels_url)}:
+        raise OptionError(f"--dst: expected another place than --src, came {place}: a volume cannot replace itself")
+    return place
 
 
 class Proofreading(NamedTuple):
@@ -168,6 +203,15 @@ def source_version(source: Source) -> str:
         "chunk": source.chunk,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _resolved(url: str) -> str:
+    """Return the one name of a place, whatever the format of what is there and whatever links lead to it."""
+    try:
+        place = normalize(re.sub(r"^(precomputed|zarr\d?|n5)://", "", url))
+    except OptionError:
+        return url
+    return os.path.realpath(local_path(place)) if is_local(place) else place
 
 
 def _sum(a: Vec, b: Vec) -> Vec:

@@ -12,7 +12,6 @@ from functools import partial
 from typing import Literal
 
 import apache_beam as beam
-from transforms.pool import Execution
 
 from beam_volumes.errors import OptionError
 from beam_volumes.export import ExportPlan, finished_bits
@@ -20,23 +19,25 @@ from beam_volumes.export_estimate import summary
 from beam_volumes.export_planning import (
     ask_server,
     bounds_in,
+    destination,
     is_proofreading,
     plan_reading_of,
     plan_scale,
     plan_target,
     share_of_limits,
     source_version,
+    writable,
 )
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.runs import inspect_destination, scratch_url
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
-from beam_volumes.storage import normalize
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
 from transforms.export import RenderRegions
 from transforms.finish import FinishExport
+from transforms.pool import Execution
 from transforms.regions import ListRegions
 from transforms.shards import AssembleShards
 
@@ -117,9 +118,8 @@ def plan(config: Config, setting: Setting) -> Job:
     source = describe_source(config.src, config.mip, graph)
     bounds = bounds_in(source, config.bounds)
     scale = plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
-    target = plan_target(
-        normalize(config.dst), scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
-    )
+    url = destination(config.dst, source)
+    target = plan_target(url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target)
     facts = {**identity(config), "source_version": source_version(source)}
     claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite)
     export = ExportPlan(
@@ -131,7 +131,7 @@ def plan(config: Config, setting: Setting) -> Job:
         reading=plan_reading_of(source, scale, config.translate, config.memory_target),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
-        scratch=scratch_url(claim, config.scratch),
+        scratch=scratch_url(claim, config.scratch and writable("scratch", config.scratch)),
         inline_bytes=setting.inline_bytes,
         finished=finished_bits(target, finished_shards(claim, target)),
     )

@@ -6,10 +6,13 @@ Exit status: 0 done; 1 failed on the way (the same command again goes on); 2 ref
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,6 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from rich.console import Console
 from rich.table import Table
-from transforms.pool import Execution
 
 from beam_volumes.errors import VolumeError
 from beam_volumes.precomputed.info import Json
@@ -28,9 +30,13 @@ from beam_volumes.storage import Folder
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
 from pipelines.progress_bar import ProgressBar
+from transforms.pool import Execution
 
 _INLINE_BYTES = 2**20
 """On a cluster smaller payloads go through the shuffle; a local shuffle is memory, and lost with the process."""
+
+
+_COLOUR = r"\x1b\[[0-9;]*m"
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,14 @@ class Job:
 def run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequence[str]) -> int:
     """Run the command that `config_class` and `plan` make; return its exit status."""
     try:
+        return _run(config_class, plan, argv)
+    except KeyboardInterrupt:
+        _say("stopped: give the same command again to go on where it stopped")
+        return 130
+
+
+def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequence[str]) -> int:
+    try:
         config, rest = parse(config_class, argv)
         options = beam_options(rest)
         processes = config.processes or os.cpu_count() or 1
@@ -84,7 +98,7 @@ def run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequ
             _print_table("plan", job.summary())
             return 0
         if job.claim.state == "complete":
-            _say(f"{job.claim.url} is complete: nothing to do")
+            _say("nothing to do: the same command has been here before")
             return _show_report(job.claim)
         take(job.claim, job.info)
     except VolumeError as error:
@@ -97,16 +111,29 @@ def _run_locally(job: Job, processes: int, options: PipelineOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="beam-volumes-") as folder:
         log = str(Path(folder) / "progress")
         try:
-            with ProgressBar(job.stages, log):
+            with ProgressBar(job.stages, log), _told_once():
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
                 job.build(pipeline, Execution(processes, log))
                 pipeline.run().wait_until_finish()
-        except KeyboardInterrupt:
-            _say("stopped: give the same command again to go on where it stopped")
-            return 130
         except VolumeError as error:
             return _fail(error, 1)
     return _show_report(job.claim)
+
+
+@contextlib.contextmanager
+def _told_once() -> Iterator[None]:
+    """Keep Beam from logging, with a traceback, the errors that it raises and that are told in one line."""
+    logger = logging.getLogger("apache_beam.runners.common")
+    logger.addFilter(_is_unexpected)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_unexpected)
+
+
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Whether a log record is of something else than an error that a user can mend, or Ctrl-C."""
+    return not (record.exc_info and isinstance(record.exc_info[1], (VolumeError, KeyboardInterrupt)))
 
 
 def _launch(job: Job, options: PipelineOptions) -> int:
@@ -123,15 +150,15 @@ def _show_report(claim: Claim) -> int:
     report = Folder(claim.url).read_json(REPORT)
     if report is None:
         return _fail(VolumeError(f"{claim.url}: expected {REPORT} at the end of the run, but it is not there"), 1)
-    rows = [("destination", claim.url), ("wall seconds", str(report["wall_seconds"]))]
-    for stage, counts in report["stages"].items():
-        rows += [(f"{stage}: {name.replace('_', ' ')}", _text(value)) for name, value in counts.items()]
-    rows += [(f"server: {name.replace('_', ' ')}", _text(value)) for name, value in report.get("server", {}).items()]
+    rows = [("wall seconds", _text(report["wall_seconds"]))]
+    for part, counts in {**report["stages"], "server": report.get("server", {})}.items():
+        rows += [(f"{part}: {name.replace('_', ' ')}", _text(value)) for name, value in counts.items()]
     rows += [
         ("peak memory of a worker, bytes", _text(report["peak_memory_bytes"])),
         ("holes", _text(len(report["holes"]))),
     ]
     _print_table("done", rows)
+    print(f"{claim.url} is complete")
     return 0
 
 
@@ -153,5 +180,6 @@ def _say(text: str) -> None:
 
 
 def _fail(error: VolumeError, status: int) -> int:
-    _say(f"error: {error}")
+    # In one line and without colours, which libraries put into the messages that ours quote.
+    _say(f"error: {' '.join(re.sub(_COLOUR, '', str(error)).split())}")
     return status
