@@ -66,6 +66,7 @@ class Child:
 
     Attributes:
         process: for signals, which may come from any thread.
+
     """
 
     def __init__(self) -> None:
@@ -93,6 +94,7 @@ class Child:
 
         Raises:
             EOFError, OSError: the process has ended before it answered, or hung up.
+
         """
         self._connection.send_bytes(call)
         while not self._connection.poll(_SECONDS_BETWEEN_LOOKS):
@@ -156,6 +158,7 @@ def serve(handle: int, parent: int, log_level: int) -> NoReturn:
         handle: file descriptor of the socket.
         parent: process id of the parent.
         log_level: of the root logger, which writes to standard error.
+
     """
     # The parent decides what becomes of Ctrl-C, which the terminal sends to all processes; it is blocked until here.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -191,4 +194,5 @@ def _portable(error: Exception) -> Exception:
         copy = pickle.loads(pickle.dumps(error))
         if type(copy) is type(error) and str(copy) == str(error):
             return error
-    return VolumeError(f"{type(error).__qualname__}: {error}")
+    # Not str(error), which may itself raise.
+    return VolumeError("".join(traceback.format_exception_only(error)).strip())

@@ -43,6 +43,7 @@ class ProcessPool:
     Attributes:
         size: processes.
         capacity: tasks that may be in flight: twice `size`, so that no process waits for its next one; 1 for size 1.
+
     """
 
     def __init__(self, size: int, *, shared: bool = False) -> None:
@@ -75,6 +76,7 @@ class ProcessPool:
         Raises:
             ValueError: the pool is full or closed.
             pickle.PicklingError, TypeError, AttributeError: the task cannot be pickled.
+
         """
         if self._closed or self.full:
             raise ValueError(f"{task.label}: expected a pool that takes tasks, but it is {self._state()}")
@@ -91,29 +93,36 @@ class ProcessPool:
 
         Raises:
             ValueError: no task is in flight.
-            WorkerDiedError: the process was killed, crashed or left; the pool can be used further.
+            WorkerDiedError: the process was killed, crashed, left or had no memory; the pool can be used further.
             Exception: what the task raised, with a note that names the element and the child's traceback as its cause;
                 as a `VolumeError` with its text where it cannot be pickled.
+
         """
         if not self._in_flight:
             raise ValueError(f"expected a task in flight, but the pool is {self._state()}")
-        if self._crew is None:
-            return self._run_here(self._direct.popleft())
-        task, reply = self._inbox.get()
+        task, reply = (self._direct.popleft(), b"") if self._crew is None else self._inbox.get()
         self._in_flight -= 1
+        try:
+            return task, self._result(task, reply)
+        except MemoryError as error:
+            # The sibling of a process that was killed because it took too much.
+            what = str(error) or type(error).__name__
+            raise WorkerDiedError(
+                f"{task.label}: expected a result, but its process ran out of memory ({what}): "
+                "lower --memory_target or --processes"
+            ) from error
+
+    def _result(self, task: Task, reply: bytes | Exception) -> Any:
         if isinstance(reply, Exception):
             raise reply
         with naming(task.label):
+            if self._crew is None:
+                return task.function(*task.args)
             answer: Answer = pickle.loads(reply)
             self._crew.peak = max(self._crew.peak, answer.peak_memory_bytes)
             if answer.error is not None:
                 raise answer.error from ChildTraceback(answer.traceback)
-        return task, answer.result
-
-    def _run_here(self, task: Task) -> tuple[Task, Any]:
-        self._in_flight -= 1
-        with naming(task.label):
-            return task, task.function(*task.args)
+            return answer.result
 
     def discard(self) -> None:
         """Forget what is in flight: tasks that wait never start, those that run are killed."""
@@ -243,22 +252,25 @@ class _Worker:
     """A thread, and the child process that it feeds; the child is made when there is work, and anew after its death.
 
     Attributes:
-        child: None where there is none, or none fit for further work.
-        job: what runs now. Both are changed with `crew.changed` held.
+        child: None where there is none.
+        job: what runs now.
+        condemned: whether the job has been cancelled. All three are changed with `crew.changed` held.
+
     """
 
     def __init__(self, crew: _Crew) -> None:
         self.child: Child | None = None
         self.job: _Job | None = None
+        self.condemned = False
         self._crew = crew
         self._thread = threading.Thread(target=self._work, name="process-pool", daemon=True)
         self._thread.start()
 
     def condemn(self) -> None:
-        """Kill the child in the middle of its job."""
+        """Kill the child in the middle of its job, or when it comes to life."""
+        self.condemned = True
         if self.child is not None:
             self.child.process.kill()
-            self.child = None
 
     def join(self) -> None:
         """Wait for the thread, unless it is the one that asks."""
@@ -268,45 +280,54 @@ class _Worker:
     def _work(self) -> None:
         # Children inherit the mask: Ctrl-C reaches none of them before it can ignore it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        while True:
-            with self._crew.changed:
-                self.job = None
-                self.job = job = self._crew.take()
-                child = self.child
-            if job is None:
-                if child is not None:
-                    child.end()
-                return
+        while (job := self._next_job()) is not None:
             reply: bytes | Exception
             try:
                 reply = self._call(job)
             except Exception as error:  # noqa: BLE001 - raised again by next_result, in the caller's thread
                 reply = error
+            # Before the answer is known: who has it may discard at once, and that must not cost a child at rest.
+            self._finish_job()
             job.inbox.put((job.task, reply))
+        self._end_child()
+
+    def _next_job(self) -> _Job | None:
+        with self._crew.changed:
+            self.job = self._crew.take()
+            return self.job
+
+    def _finish_job(self) -> None:
+        with self._crew.changed:
+            self.job = None
+            condemned, self.condemned = self.condemned, False
+        if condemned:
+            self._end_child()
+
+    def _end_child(self) -> None:
+        with self._crew.changed:
+            child, self.child = self.child, None
+        if child is not None:
+            child.end()
 
     def _call(self, job: _Job) -> bytes:
         with naming(job.task.label):
             child = self._living_child()
         try:
-            answer = child.call(job.call)
+            return child.call(job.call)
         except (EOFError, OSError):
             how = child.end()
             raise WorkerDiedError(f"{job.task.label}: expected a result, but its worker process {how}") from None
-        with self._crew.changed:
-            condemned = self.child is not child
-        if condemned:
+        except Exception:
+            # Half an answer may have been read: the next one would begin in its midst.
             child.end()
-        return answer
+            raise
 
     def _living_child(self) -> Child:
-        child = self.child
-        if child is not None and not child.alive():
-            child.end()
-            child = None
+        if self.child is not None and not self.child.alive():
+            self._end_child()
         with self._crew.changed:
-            if child is None:
-                child = Child()
-                if self._crew.closed:
-                    child.process.kill()
-            self.child = child
-        return child
+            if self.child is None:
+                self.child = Child()
+                if self._crew.closed or self.condemned:
+                    self.child.process.kill()
+            return self.child
