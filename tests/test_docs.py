@@ -1,0 +1,104 @@
+"""What the README and the docs claim: their commands run, their names exist, their figures are those of the code."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cloudvolume import CloudVolume
+from PIL import Image
+
+from examples import demo
+from pipelines.export import Config
+from pipelines.options import parse
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = {p.name: p.read_text() for p in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def block_with(text: str) -> str:
+    (found,) = (b for b in blocks(README, "sh") if text in b)
+    return found
+
+
+def run_block(block: str, folder: Path) -> str:
+    """Run a block of the README in an empty folder."""
+    env = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    done = subprocess.run(["bash", "-ec", block], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_first_export_of_the_readme_works_and_can_be_opened(tmp_path: Path) -> None:
+    shown = run_block(block_with("--src='made://neurons"), tmp_path)
+    assert f"file://{tmp_path}/out/neurons is complete" in shown
+    (snippet,) = blocks(README, "python")
+    *lines, last = snippet.strip().splitlines()
+    code = "\n".join([*lines, f"print({last}.shape)"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(100, 100, 1, 1)"
+
+
+def test_the_server_of_the_readme_serves_an_export(tmp_path: Path) -> None:
+    block = block_with("beam_volumes.testing.proofreading_server")
+    assert "kill %1" in block
+    shown = run_block(f"set -m\n{block}", tmp_path)
+    assert f"file://{tmp_path}/out/edited is complete" in shown
+    exported = np.asarray(CloudVolume(f"file://{tmp_path}/out/edited", progress=False)[:])
+    assert exported.shape == (256, 256, 64, 1)
+    assert len(np.unique(exported)) > 100
+
+
+def test_the_demonstration_compares_every_voxel_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert demo.main() == 0
+    shown = capsys.readouterr().out
+    assert "6,553,600 voxels compared with the server's history: 0 differ" in shown
+    picture = Image.open(tmp_path / "out/demo/slice.png")
+    assert picture.size == (1310, 552)
+    assert len(picture.getcolors(maxcolors=10**6) or []) > 300
+
+
+def test_every_export_command_in_the_docs_has_options_that_exist() -> None:
+    names = {f.name for f in dataclasses.fields(Config)}
+    seen = 0
+    for block in [b for page in PAGES.values() for b in blocks(page, "sh")]:
+        for command in re.findall(r"python -m pipelines\.export((?:[^\n\\]|\\\n)*)", block):
+            config, _ = parse(Config, [word.strip("'") for word in command.replace("\\\n", " ").split()])
+            assert config.src
+            seen += 1
+        for parameters in re.findall(r"--parameters='\^~\^(.*?)'", block):
+            assert {p.split("=")[0] for p in parameters.split("~")} <= names
+            seen += 1
+    assert seen >= 6
+
+
+def test_options_that_are_named_in_the_text_exist() -> None:
+    beam = {"runner", "max_num_workers", "machine_type", "temp_location", "staging_location"}
+    names = {f.name for f in dataclasses.fields(Config)} | beam | {"name", "noname"}
+    for page, text in PAGES.items():
+        prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        named = set(re.findall(r"`--([a-z_]+)", prose))
+        assert named <= names, page
+
+
+def test_files_and_links_that_the_docs_name_exist() -> None:
+    for page, text in PAGES.items():
+        folder = ROOT if page == "README.md" else ROOT / "docs"
+        for link in re.findall(r"\]\((?!https?://)([^)#]+)", text):
+            assert (folder / link).exists(), f"{page}: {link}"
+
+
+def test_make_targets_that_the_readme_names_exist() -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z]+)\b", README.replace("Python 3.11 and make, ", ""))) <= set(targets)
