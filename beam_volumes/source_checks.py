@@ -11,6 +11,7 @@ import numpy as np
 from beam_volumes.errors import OptionError
 
 _IMAGE_ENCODINGS = ("jpeg", "png", "jxl")
+_STORED_AS = ("chunks", "dtype", "order", "compressor", "filters", "dimension_separator")
 
 
 def format_of(url: str) -> str:
@@ -60,12 +61,19 @@ def _check_n5(url: str, volume: Any) -> None:
 
 
 def _check_zarr(url: str, volume: Any, mip: int) -> None:
-    array = volume.meta.zarrays[mip]
+    arrays = volume.meta.zarrays
+    # CloudVolume lists the finest array of a Zarr 2 group twice: a scale is read by the metadata of the one before it.
+    array, read_as = arrays[len(arrays) - len(volume.meta.scales) + mip], arrays[mip]
     codecs = [c.get("configuration", {}).get("endian") for c in array.get("codecs", []) if isinstance(c, dict)]
     if str(array.get("dtype", "")).startswith(">") or "big" in codecs:
         raise OptionError(
             f"--src: expected little-endian voxels, came big-endian ones in {url}, which CloudVolume does not turn: "
             "transcode it first"
+        )
+    if different := [name for name in _STORED_AS if array.get(name) != read_as.get(name)]:
+        raise OptionError(
+            f"--mip: expected a scale of {url} that is stored as the finer one before it, came {mip}, whose "
+            f"{', '.join(different)} differ, and which CloudVolume cannot read: export a finer mip and downsample it"
         )
     size, shape = [int(n) for n in volume.scale["size"]], array["shape"]
     if len(size) != 3 or math.prod(shape) != math.prod(size) * volume.num_channels:
