@@ -64,5 +64,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
             if last or time.monotonic() - printed_at > _SECONDS_BETWEEN_LINES:
                 done = self._reader.totals()
-                self._console.print(", ".join(f"{name} {done.get(name, 0)}/{n}" for name, n in self._stages.items()))
+                line = ", ".join(f"{name} {done.get(name, 0)}/{n}" for name, n in self._stages.items())
+                # As it is: in a file there is no width to wrap at, and nothing to be coloured.
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
                 printed_at = time.monotonic()
