@@ -5,6 +5,7 @@ On Dataflow each vCPU has a process of its own, so the pool has size 1 there, an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ import apache_beam as beam
 from apache_beam.metrics.metric import Metrics
 from apache_beam.transforms.window import GlobalWindows
 
+from beam_volumes.child_process import naming
 from beam_volumes.process_pool import Task, acquire, release
 from beam_volumes.progress import ProgressLog
 
@@ -27,6 +29,7 @@ class Execution:
     Attributes:
         processes: of the pool that all DoFns of one process share; 1 is a direct call.
         progress: path of the file in which a local launcher looks for progress; None for none.
+
     """
 
     processes: int
@@ -68,7 +71,8 @@ class PooledDoFn(beam.DoFn):
 
     def process(self, element: Any) -> Iterator[Any]:
         """Start on an element, and wait for others while there is too much in flight."""
-        self._pool.submit(self.task(element))
+        with _kept_by_beam():
+            self._pool.submit(self.task(element))
         while self._pool.full:
             yield from self._next_outputs()
 
@@ -85,16 +89,24 @@ class PooledDoFn(beam.DoFn):
         """Close the pool."""
         release(self._pool)
 
-    def _next_outputs(self) -> Iterable[Any]:
-        try:
+    def _next_outputs(self) -> Iterator[Any]:
+        with _kept_by_beam():
             task, result = self._pool.next_result()
-        except KeyboardInterrupt:
-            # Beam raises a copy that it makes from the first argument; without one it would be a RuntimeError.
-            raise KeyboardInterrupt("interrupted") from None
-        except Exception as error:
-            _put_notes_in_text(error)
-            raise
-        return self.outputs(task, result)
+            with naming(task.label):
+                yield from self.outputs(task, result)
+
+
+@contextlib.contextmanager
+def _kept_by_beam() -> Iterator[None]:
+    """Give what is raised inside a form that is left of it when Beam raises its copy."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # Beam makes the copy from the first argument; without one it would be a RuntimeError.
+        raise KeyboardInterrupt("interrupted") from None
+    except Exception as error:
+        _put_notes_in_text(error)
+        raise
 
 
 def _put_notes_in_text(error: Exception) -> None:
