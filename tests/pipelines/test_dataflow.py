@@ -46,7 +46,7 @@ def proto_of(tmp_path: Path, size: str) -> beam.portability.api.beam_runner_api_
 def test_the_whole_export_builds_for_dataflow(tmp_path: Path) -> None:
     proto = proto_of(tmp_path, "256,256,64")
     names = {transform.unique_name for transform in proto.components.transforms.values()}
-    assert {name for name in names if name and "/" not in name} == {
+    assert {name for name in names if "/" not in name and not name.startswith("ref_")} == {
         "List regions",
         "Render regions",
         "Write shards",
@@ -58,8 +58,8 @@ def test_the_whole_export_builds_for_dataflow(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_graph_does_not_grow_with_the_volume(tmp_path: Path) -> None:
+def test_the_graph_is_small_however_large_the_volume_is(tmp_path: Path) -> None:
     small = proto_of(tmp_path, "256,256,64").ByteSize()
     large = proto_of(tmp_path, "100000,100000,10000").ByteSize()
-    assert large < small + 1000
-    assert large < 1_000_000
+    # A thousand ranges at most, however many regions there are.
+    assert large < small + 30_000
