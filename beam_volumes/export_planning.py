@@ -142,9 +142,10 @@ def bounds_in(source: Source, bounds: Box | None) -> Box:
     if bounds is None:
         return source.box
     if not source.box.contains(bounds):
+        part = bounds.intersection(source.box)
         raise OptionError(
             f"--bounds: expected voxels of {source.url} at mip {source.mip}, which has {source.box}, came {bounds}: "
-            f"the part of it that is there is {bounds.intersection(source.box)}"
+            f"{f'the part of it that is there is {part}' if part.voxels else 'nothing of it is there'}"
         )
     return bounds
 
