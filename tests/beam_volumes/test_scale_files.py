@@ -1,0 +1,147 @@
+"""A scale's folder holds the files of its run and no others, and a run that finds others does not end well."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from beam_volumes.errors import ConservationError, DestinationError
+from beam_volumes.export import ExportPlan, RegionCounts, finished_bits, merge_counts, render_region
+from beam_volumes.export_planning import plan_reading_of, plan_scale, plan_target, source_version
+from beam_volumes.export_report import finish_export
+from beam_volumes.parcels import Parcel
+from beam_volumes.precomputed.info import volume_info
+from beam_volumes.runs import inspect_destination, receipts, scratch_url, take
+from beam_volumes.scale_files import check_files
+from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
+from beam_volumes.sources import describe_source
+from beam_volumes.storage import Folder
+
+MEMORY = 4_000_000
+
+
+def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: str = "raw") -> ExportPlan:
+    source = describe_source("made://neurons?size=150,90,40&offset=-7,5,3&chunk=64,64,16&dtype=uint32", 0)
+    scale = plan_scale(source, source.box, (32, 32, 16), encoding)
+    target = plan_target(f"file://{folder}/seg", scale, "gzip", sharded=sharded, memory_target=700_000)
+    identity = {"source": source_version(source), "encoding": encoding}
+    claim = inspect_destination(target.url, identity, resume=True, overwrite=overwrite)
+    return ExportPlan(
+        claim=claim,
+        source=source,
+        server=None,
+        target=target,
+        translate=(0, 0, 0),
+        reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
+        fill_missing=False,
+        lookahead_bytes=0,
+        scratch=scratch_url(claim, f"{folder}/scratch/"),
+        inline_bytes=0,
+        finished=finished_bits(target, finished_shards(claim, target)),
+    )
+
+
+def start(plan: ExportPlan) -> None:
+    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.target.scale], clean=True))
+
+
+def work(plan: ExportPlan) -> tuple[RegionCounts, list[WrittenShard]]:
+    """Render and assemble all that is not finished."""
+    counts, groups = [], defaultdict[int, list[Parcel]](list)
+    for region in range(len(plan.reading.regions)):
+        if plan.needs(plan.region_box(region)):
+            rendered = render_region(plan, region)
+            counts.append(rendered.counts)
+            for shard, parcel in rendered.parcels.items():
+                groups[shard].append(parcel)
+    written = [assemble_shard(plan.claim, plan.target, plan.scratch, s, p) for s, p in groups.items()]
+    return merge_counts(counts), written
+
+
+def scale_folder(plan: ExportPlan) -> Path:
+    return Path(plan.target.url.removeprefix("file://")) / plan.target.scale.key
+
+
+@pytest.fixture(params=[True, False], ids=["sharded", "unsharded"])
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> ExportPlan:
+    plan = plan_of(tmp_path, sharded=request.param)
+    start(plan)
+    return plan
+
+
+def test_a_whole_scale_passes(plan: ExportPlan) -> None:
+    _, written = work(plan)
+    assert len(written) > 1
+    assert len(list(scale_folder(plan).iterdir())) == (len(written) if plan.target.scale.sharding else 5 * 3 * 3)
+    check_files(plan.target, [w.receipt for w in written])
+    (scale_folder(plan) / ".being-written.tmp").write_bytes(b"")
+    check_files(plan.target, [w.receipt for w in written])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["ff.shard", "0-32_0-32_0-16", "-7-25_5-37_3-18.gz", "25-57_5-37_3-19", "57-89_5-37_3-19.br", "notes", "a/b"],
+)
+def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
+    counts, written = work(plan)
+    Folder(plan.target.url).write(f"{plan.target.scale.key}/{name}", b"of another run")
+    with pytest.raises(
+        ConservationError, match=rf"scale 16_16_40: .*not this run's: 16_16_40/{name} \(1 in all\): remove what is not"
+    ):
+        finish_export(plan, counts, written, [], 0.0)
+    assert Folder(plan.target.url).read("report.json") is None
+    Folder(plan.target.url).delete([f"{plan.target.scale.key}/{name}"])
+    finish_export(plan, counts, written, [], 0.0)
+
+
+def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: ExportPlan, tmp_path: Path) -> None:
+    counts, written = work(plan)
+    victim = sorted(scale_folder(plan).iterdir())[1]
+    whole = victim.read_bytes()
+    victim.unlink()
+    with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} \(1 in all\)"):
+        finish_export(plan, counts, written, [], 0.0)
+    again = plan_of(tmp_path, sharded=plan.target.scale.sharding is not None)
+    assert (again.claim.state, again.planned()["shards"]) == ("resumed", 1)
+    finish_export(again, *work(again), [], 0.0)
+    assert victim.read_bytes() == whole
+    assert not (tmp_path / "scratch" / plan.claim.key).exists()
+
+
+def test_a_shard_of_another_size_is_named(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, sharded=True)
+    start(plan)
+    counts, written = work(plan)
+    victim = sorted(scale_folder(plan).iterdir())[0]
+    size = victim.stat().st_size
+    victim.write_bytes(victim.read_bytes() + b"x")
+    with pytest.raises(ConservationError, match=rf"of another size: .*{victim.name} \({size + 1} bytes, not {size}\)"):
+        finish_export(plan, counts, written, [], 0.0)
+
+
+def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> None:
+    """The older run had looked at its claim just before it was taken over."""
+    old = plan_of(tmp_path, sharded=True)
+    start(old)
+    work(old)
+    late = sorted(scale_folder(old).iterdir())[-1]
+    content = late.read_bytes()
+    new = plan_of(tmp_path, sharded=True, overwrite=True, encoding="compressed_segmentation")
+    start(new)
+    counts, written = work(new)
+    late.write_bytes(content)
+    with pytest.raises(ConservationError, match=f"of another size: 16_16_40/{late.name}"):
+        finish_export(new, counts, written, [], 0.0)
+    with pytest.raises(DestinationError, match="another run has taken it over"):
+        finish_export(old, counts, written, [], 0.0)
+
+
+def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: ExportPlan, tmp_path: Path) -> None:
+    counts, written = work(plan)
+    finish_export(plan, counts, written, [], 0.0)
+    report = Folder(plan.target.url).read("report.json")
+    Folder(plan.scratch).write("region-0.pack", b"left by a try that was killed")
+    finish_export(plan, counts, [], [], 0.0)
+    assert Folder(plan.target.url).read("report.json") == report
+    assert (receipts(plan.claim), list(Folder(plan.scratch).list())) == ([], [])
+    assert sorted(p.name for p in tmp_path.rglob(".*")) == []
