@@ -15,7 +15,7 @@ from beam_volumes.graphene import GrapheneTable, Limits, RootClient, RootQuestio
 from beam_volumes.parcels import Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.reading_plan import ReadingPlan
-from beam_volumes.runs import Claim
+from beam_volumes.runs import Claim, check_claim
 from beam_volumes.shard_assembly import PIECE_COMPRESSION
 from beam_volumes.sources import Source, open_reader
 from beam_volumes.targets import Target
@@ -153,9 +153,10 @@ def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
     Raises:
         SourceError: voxels are missing or cannot be read.
         ServerError: the proofreading server failed, or answered wrongly.
-        DestinationError: the scratch folder cannot be written.
+        DestinationError: the scratch folder cannot be written, or the destination has been taken over.
 
     """
+    check_claim(plan.claim)
     name = f"region-{region}.pack"
     found = read_parcels(plan.scratch, name)
     if found:

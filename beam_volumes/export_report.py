@@ -155,10 +155,14 @@ def finish_export(
         DestinationError: the destination was taken over, or cannot be written.
 
     """
-    if is_committed(plan.claim):
-        remove_records(plan.claim)
-    else:
+    if not is_committed(plan.claim):
         _commit(plan, counts, written, holes, started)
+    clean_up(plan)
+
+
+def clean_up(plan: ExportPlan) -> None:
+    """Remove what the run kept while it went on; only once its report stands."""
+    remove_records(plan.claim)
     Folder(plan.scratch).delete_folder("")
 
 

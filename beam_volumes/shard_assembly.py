@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -23,6 +24,10 @@ from beam_volumes.targets import Target
 
 PIECE_COMPRESSION = "gzip"
 """Around the raw voxels of a piece that is not a whole chunk."""
+
+
+_SECONDS_BETWEEN_CHECKS = 1.0
+"""In which chunks are written without another look at the claim, which may be a request."""
 
 
 class WrittenShard(NamedTuple):
@@ -48,16 +53,17 @@ def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parce
     started = time.perf_counter()
     with ParcelReader(scratch, list(parcels)) as reader:
         _check_complete(target, shard, reader)
-        chunks = _encoded_chunks(target, reader)
-        check_claim(claim)
+        chunks = _while_claimed(claim, _encoded_chunks(target, reader))
         folder = Folder(target.url)
         if target.scale.sharding:
             spec = target.scale.sharding
             with folder.write_stream(shard_file(target, spec, shard)) as out:
                 summary = write_shard(out, spec, chunks)
+                check_claim(claim)
             receipt = Receipt(shard, summary.chunks, summary.bytes, summary.crc32c)
         else:
             receipt = _write_files(folder, target, shard, chunks)
+            check_claim(claim)
         record(claim, receipt)
     return WrittenShard(receipt, len(reader.pieces), time.perf_counter() - started, peak_memory_bytes())
 
@@ -83,6 +89,16 @@ def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int,
             yield chunk, pieces[0][1]
         else:
             yield chunk, _join(target, box, pieces)
+
+
+def _while_claimed(claim: Claim, chunks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Yield chunks while the destination is this run's: a shard may take long, and another run may begin meanwhile."""
+    checked = -math.inf
+    for chunk in chunks:
+        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
+            check_claim(claim)
+            checked = time.monotonic()
+        yield chunk
 
 
 def _join(target: Target, box: Box, pieces: list[tuple[Box, bytes]]) -> bytes:

@@ -28,6 +28,7 @@ from beam_volumes.export_planning import (
     source_version,
     writable,
 )
+from beam_volumes.export_report import clean_up
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.runs import inspect_destination, scratch_url
@@ -141,6 +142,7 @@ def plan(config: Config, setting: Setting) -> Job:
         summary=partial(summary, export),
         stages={k: v for k, v in export.planned().items() if k != "voxels"},
         build=partial(build, export),
+        clean_up=partial(clean_up, export),
         warnings=warnings,
     )
 

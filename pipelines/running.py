@@ -10,12 +10,15 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -25,7 +28,7 @@ from rich.table import Table
 
 from beam_volumes.errors import VolumeError
 from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import REPORT, Claim, take
+from beam_volumes.runs import REPORT, Claim, is_committed, take
 from beam_volumes.storage import Folder
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
@@ -63,6 +66,7 @@ class Job:
         summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
         stages: elements planned by stage, for the progress bars.
         build: wires the graph.
+        clean_up: removes what is of no use once the report stands.
         warnings: what the user should know before it starts.
 
     """
@@ -72,6 +76,7 @@ class Job:
     summary: Callable[[], list[tuple[str, str]]]
     stages: dict[str, int]
     build: Callable[[beam.Pipeline, Execution], None]
+    clean_up: Callable[[], None]
     warnings: list[str] = field(default_factory=list)
 
 
@@ -99,6 +104,8 @@ def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Seq
             return 0
         if job.claim.state == "complete":
             _say("nothing to do: the same command has been here before")
+            # It may have been killed just after its report.
+            job.clean_up()
             return _show_report(job.claim)
         take(job.claim, job.info)
     except VolumeError as error:
@@ -111,13 +118,47 @@ def _run_locally(job: Job, processes: int, options: PipelineOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="beam-volumes-") as folder:
         log = str(Path(folder) / "progress")
         try:
-            with ProgressBar(job.stages, log), _told_once():
+            with ProgressBar(job.stages, log), _told_once(), _interrupted_in_words():
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
                 job.build(pipeline, Execution(processes, log))
                 pipeline.run().wait_until_finish()
         except VolumeError as error:
-            return _fail(error, 1)
+            if not _is_complete(job):
+                return _fail(error, 1)
+            _say("another run of the same command, at the same time, has completed the volume")
     return _show_report(job.claim)
+
+
+def _is_complete(job: Job) -> bool:
+    """Whether another run of the same command has committed the volume; if so, what it cannot know of is removed."""
+    try:
+        complete = is_committed(job.claim)
+        if complete:
+            job.clean_up()
+    except VolumeError:
+        return False
+    return complete
+
+
+@contextlib.contextmanager
+def _interrupted_in_words() -> Iterator[None]:
+    """Make Ctrl-C raise an error with a text: Beam raises a copy made from it, and without it a RuntimeError."""
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and _is_main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt("interrupted")
 
 
 @contextlib.contextmanager
