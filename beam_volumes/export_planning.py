@@ -177,6 +177,7 @@ def plan_reading_of(source: Source, scale: Scale, translate: Vec, memory_target:
         Lattice(source.chunk, _sum(source.chunk_origin, translate)),
         Lattice(scale.chunk, scale.box.start),
         (_voxel_bytes(scale), memory_target),
+        looked_up=source.graph is not None,
     )
 
 

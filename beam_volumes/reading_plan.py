@@ -7,17 +7,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Grid, Vec
 
-_FEWEST_VOXELS = 2**22
 _MOST_VOXELS = 2**26
-_REGIONS_WANTED = 64
-"""Enough to keep the cores of one machine busy to the end, while no region is so small that its overhead shows."""
+"""In a region: seconds of work, so that little is lost with it."""
 
-_BLOCK_BYTES = 64 * 2**20
-"""A larger block gains nothing; a smaller one costs reads and numpy calls."""
+
+class _Sizes(NamedTuple):
+    """How many regions a small volume is cut into, their fewest voxels, and the most bytes of a block."""
+
+    regions: int
+    fewest_voxels: int
+    block_bytes: int
+
+
+_STORED = _Sizes(64, 2**22, 2**26)
+"""Regions keep the cores of one machine busy to the end; larger blocks gain nothing, smaller ones cost more calls."""
+
+_LOOKED_UP = _Sizes(16, 2**24, 2**24)
+"""A server answers while other blocks of the region are read and encoded: fewer regions, of more blocks."""
 
 _BLOCKS_PER_TARGET = 16
 """At the peak a worker holds a few blocks, and as many again in temporaries of decoding, remapping and encoding."""
@@ -69,7 +80,9 @@ class ReadingPlan:
         return Grid(box, self.block.cell, self.block.origin)
 
 
-def plan_reading(bounds: Box, grain: Lattice, stored: Lattice, chunks: Lattice, limits: tuple[int, int]) -> ReadingPlan:
+def plan_reading(
+    bounds: Box, grain: Lattice, stored: Lattice, chunks: Lattice, limits: tuple[int, int], *, looked_up: bool = False
+) -> ReadingPlan:
     """Cut `bounds` into regions and blocks.
 
     Regions hold whole cells of `grain`, so that nothing is asked or read twice; where it can be had they hold whole
@@ -81,16 +94,18 @@ def plan_reading(bounds: Box, grain: Lattice, stored: Lattice, chunks: Lattice, 
         stored: the source's stored chunks.
         chunks: the destination's chunks.
         limits: bytes of one voxel (all channels), and bytes of memory that one worker may use.
+        looked_up: whether a server is asked for the ids of each region.
 
     Raises:
         OptionError: not even one stored chunk fits the memory.
 
     """
     voxel_bytes, memory_target = limits
-    wanted = min(max(bounds.voxels // _REGIONS_WANTED, _FEWEST_VOXELS), _MOST_VOXELS)
+    sizes = _LOOKED_UP if looked_up else _STORED
+    wanted = min(max(bounds.voxels // sizes.regions, sizes.fewest_voxels), _MOST_VOXELS)
     base = _first_that_fits([grain.common(chunks), grain], _MOST_VOXELS)
     region = base.grown(bounds, wanted)
-    block_voxels = min(memory_target // _BLOCKS_PER_TARGET, _BLOCK_BYTES) // voxel_bytes
+    block_voxels = min(memory_target // _BLOCKS_PER_TARGET, sizes.block_bytes) // voxel_bytes
     base = _first_that_fits([stored.common(chunks), stored], block_voxels)
     if base.voxels * voxel_bytes * 4 > memory_target:
         raise OptionError(

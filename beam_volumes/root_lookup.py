@@ -12,6 +12,8 @@ from beam_volumes.graphene import RootClient, RootQuestion
 
 Ids = npt.NDArray[np.uint64]
 
+_PARTS_OF_A_BATCH = 10
+
 
 class RootLookup:
     """Asks for ids as they are met, in batches, and answers from what has come; arrays are sorted, unique uint64.
@@ -34,13 +36,16 @@ class RootLookup:
         return np.unique(self._roots[1:])
 
     def ask(self, ids: Ids) -> None:
-        """Ask for those of `ids` that have not been asked for; returns at once, sends when a batch is full."""
+        """Ask for those of `ids` that have not been asked for; returns at once, sends when it pays."""
         new = np.setdiff1d(ids, self._asked, assume_unique=True)
         if not len(new):
             return
         self._asked = np.sort(np.concatenate([self._asked, new]), kind="stable")
         self._queued.append(new)
-        if sum(map(len, self._queued)) >= self._batch:
+        queued = sum(map(len, self._queued))
+        # A small batch is worth its request while the server has nothing else to do.
+        idle = all(future.done() for _, future in self._sent)
+        if queued >= self._batch or (idle and queued >= self._batch // _PARTS_OF_A_BATCH):
             self.send()
 
     def send(self) -> None:

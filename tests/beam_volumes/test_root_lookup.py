@@ -91,16 +91,24 @@ def test_without_any_id_nothing_is_asked() -> None:
 
 
 def test_a_batch_is_sent_when_it_is_full() -> None:
-    client = FakeClient(batch=3)
+    client = FakeClient(batch=30)
     lookup = lookup_of(client)
     lookup.ask(ids(1, 2))
     assert client.asked == []
-    lookup.ask(ids(2, 9))
-    assert client.asked == [[1, 2, 9]]
+    lookup.ask(ids(2, *range(9, 40)))
+    assert client.asked == [[1, 2, *range(9, 40)]]
     lookup.ask(ids(4))
     lookup.send()
     lookup.send()
-    assert client.asked == [[1, 2, 9], [4]]
+    assert client.asked == [[1, 2, *range(9, 40)], [4]]
+
+
+def test_a_tenth_of_a_batch_is_sent_while_the_server_is_idle() -> None:
+    client = FakeClient(batch=30, patient=False)
+    lookup = lookup_of(client)
+    lookup.ask(ids(1, 2, 3))
+    lookup.ask(ids(4, 5, 6))
+    assert client.asked == [[1, 2, 3]]
 
 
 def test_answers_wait_for_no_more_than_they_need() -> None:
