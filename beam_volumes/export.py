@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from beam_volumes.geometry import Box, Vec
 from beam_volumes.graphene import GrapheneTable, Limits, RootClient, RootQuestion, find_token
 from beam_volumes.parcels import Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
+from beam_volumes.provenance import Launch
 from beam_volumes.reading_plan import ReadingPlan
 from beam_volumes.runs import Claim, check_claim
 from beam_volumes.shard_assembly import PIECE_COMPRESSION
@@ -47,6 +49,7 @@ class ExportPlan:
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
         scratch: folder of the packs.
         inline_bytes: what a region may send along without a pack.
+        launch: who launched it, with which versions.
         finished: a bit per shard that an earlier run has written.
 
     """
@@ -61,6 +64,7 @@ class ExportPlan:
     lookahead_bytes: int
     scratch: str
     inline_bytes: int
+    launch: Launch
     finished: bytes = b""
 
     def is_finished(self, shard: int) -> bool:
@@ -82,8 +86,9 @@ class ExportPlan:
         """Bytes of one voxel, all channels together."""
         return np.dtype(self.source.data_type).itemsize * self.source.num_channels
 
+    @cached_property
     def planned(self) -> dict[str, int]:
-        """Return what this run has to do: regions to render, voxels in them, chunks and shards to write."""
+        """What this run has to do: regions to render, voxels in them, chunks and shards to write."""
         shards, regions = self.target.shards, self.reading.regions
         if not self.finished:
             voxels, chunks = regions.bounds.voxels, len(self.target.chunks)
@@ -158,21 +163,29 @@ def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
     """
     check_claim(plan.claim)
     name = f"region-{region}.pack"
-    found = read_parcels(plan.scratch, name)
-    if found:
-        parcels = {shard: parcel for shard, parcel in found[0].items() if not plan.is_finished(shard)}
-        return _rendered(parcels, RegionCounts(reused=1), [_box(hole) for hole in found[1]["holes"]])
+    if taken := _take_up(plan, name):
+        return taken
     worker, clock, holes = _worker(plan.claim.key, plan), Clock(), list[Box]()
     before = worker.server_counts()
     with ParcelWriter(plan.scratch, name, plan.inline_bytes) as out:
         for box, voxels in worker.reader.read(_boxes(plan, region), f"region {plan.region_box(region)}", clock, holes):
             _encode_block(plan, box.translated(plan.translate), voxels, out)
             clock.lap("encode")
-        parcels = out.finish({"holes": holes})
+        left_out = [n for n in plan.target.shards_meeting(plan.region_box(region)) if plan.is_finished(n)]
+        parcels = out.finish({"holes": holes, "left_out": left_out})
     ids, requests, retries = (now - then for now, then in zip(worker.server_counts(), before, strict=True))
     seconds = {f"{name}_seconds": spent for name, spent in clock.seconds.items()}
     counts = RegionCounts(ids_asked=ids, requests=requests, retries=retries, **seconds)  # type: ignore[arg-type]
     return _rendered(parcels, counts, holes)
+
+
+def _take_up(plan: ExportPlan, name: str) -> RenderedRegion | None:
+    """Return what an interrupted run has left of a region; None where it lacks a shard that is needed again."""
+    found = read_parcels(plan.scratch, name)
+    if found is None or not all(plan.is_finished(shard) for shard in found[1]["left_out"]):
+        return None
+    parcels = {shard: parcel for shard, parcel in found[0].items() if not plan.is_finished(shard)}
+    return _rendered(parcels, RegionCounts(reused=1), [_box(hole) for hole in found[1]["holes"]])
 
 
 def _boxes(plan: ExportPlan, region: int) -> Iterator[Box]:
@@ -226,6 +239,11 @@ class _Worker:
             self._client = RootClient(server.table, token, server.limits)
             self.reader = RootReader(voxels, self._client, server.question, plan.lookahead_bytes)
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._client:
+            self._client.close()
+
     def server_counts(self) -> tuple[int, int, int]:
         """Ids asked for, requests and retries so far."""
         if not self._client:
@@ -240,7 +258,8 @@ _WORKERS: dict[str, _Worker] = {}
 def _worker(key: str, plan: ExportPlan) -> _Worker:
     """Return this process's worker for the run `key`; the one of an earlier run is let go."""
     if key not in _WORKERS:
-        _WORKERS.clear()
+        while _WORKERS:
+            _WORKERS.popitem()[1].close()
         _WORKERS[key] = _Worker(plan)
     return _WORKERS[key]
 

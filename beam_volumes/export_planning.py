@@ -109,8 +109,7 @@ def ask_server(
                 f"{stop_layer}; roots are had without --stop_layer"
             )
         warnings = check_timestamp(client.oldest_timestamp(), timestamp, time.time())
-        if timestamp is None:
-            raise OptionError("--timestamp: expected the UNIX second at which the volume is exported, came none")
+        assert timestamp is not None, "check_timestamp refuses it"
         root_question = RootQuestion(timestamp=timestamp, stop_layer=stop_layer, n_layers=graph.n_layers)
         server = Server(table, root_question, token_env, limits)
     return Proofreading(graph, server, warnings)

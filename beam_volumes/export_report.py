@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
-import importlib.metadata
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from beam_volumes.errors import ConservationError
 from beam_volumes.export import ExportPlan, RegionCounts
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
+from beam_volumes.provenance import provenance, utc
 from beam_volumes.runs import Receipt, check_claim, finish, is_committed, receipts, remove_records
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder
-
-_PACKAGES = (
-    "beam-volumes",
-    "apache-beam",
-    "cloud-volume",
-    "numpy",
-    "compressed-segmentation",
-    "compresso",
-    "crackle-codec",
-    "deflate",
-)
-"""Those whose version can be seen in the bytes that are written."""
 
 
 class ExportTotals(NamedTuple):
@@ -63,7 +49,7 @@ def check_conservation(plan: ExportPlan, totals: ExportTotals) -> None:
         "all shards": len({r.shard for r in receipts}),
     }
     expected = {
-        **plan.planned(),
+        **plan.planned,
         "pieces": sum(w.pieces for w in totals.written),
         "all chunks": len(plan.target.chunks),
         "all shards": len(plan.target.shards),
@@ -83,13 +69,13 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
         "pipeline": "export",
         "source": plan.source.url,
         "destination": plan.target.url,
-        "started": _utc(started),
-        "ended": _utc(ended),
+        "started": utc(started),
+        "ended": utc(ended),
         "wall_seconds": round(ended - started, 3),
-        "versions": versions(),
+        "versions": plan.launch.versions,
         "stages": {
             "regions": {
-                "planned": plan.planned()["regions"],
+                "planned": plan.planned["regions"],
                 "done": counts.regions,
                 "taken_up_from_an_interrupted_run": counts.reused,
                 "voxels": counts.voxels,
@@ -115,31 +101,17 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
     }
 
 
-def provenance(plan: ExportPlan, ended: float) -> Json:
-    """Return the content of `provenance`, in the form that CloudVolume reads."""
-    method: Json = {"task": "export", "versions": versions(), **plan.claim.identity}
+def export_provenance(plan: ExportPlan, ended: float) -> Json:
+    """Return the content of `provenance`: every option that the bytes depend on, and what the server was asked."""
+    method: Json = {"task": "export", **plan.claim.identity}
     if plan.server:
         method["server_table"] = str(plan.server.table)
-        method["timestamp_utc"] = _utc(plan.server.question.timestamp)
-    return {
-        "description": "",
-        "owners": [],
-        "processing": [{"method": method, "by": getpass.getuser(), "date": _utc(ended)}],
-        "sources": [plan.source.url],
-    }
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of what makes the bytes."""
-    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+        method["timestamp_utc"] = utc(plan.server.question.timestamp)
+    return provenance(plan.launch, method, [plan.source.url], ended)
 
 
 def _server_counts(counts: RegionCounts) -> Json:
     return {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries}
-
-
-def _utc(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def finish_export(
@@ -175,4 +147,4 @@ def _commit(
     check_conservation(plan, totals)
     check_files(plan.target, totals.receipts)
     ended = time.time()
-    finish(plan.claim, provenance(plan, ended), report(plan, totals, started, ended))
+    finish(plan.claim, export_provenance(plan, ended), report(plan, totals, started, ended))

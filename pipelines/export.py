@@ -31,6 +31,7 @@ from beam_volumes.export_planning import (
 from beam_volumes.export_report import clean_up
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import volume_info
+from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination, scratch_url
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
@@ -134,13 +135,14 @@ def plan(config: Config, setting: Setting) -> Job:
         lookahead_bytes=config.memory_target // 8,
         scratch=scratch_url(claim, config.scratch and writable("scratch", config.scratch)),
         inline_bytes=setting.inline_bytes,
+        launch=Launch.here(),
         finished=finished_bits(target, finished_shards(claim, target)),
     )
     return Job(
         claim=claim,
         info=volume_info(source.info, source.layer_type, [target.scale], clean=config.clean_info),
         summary=partial(summary, export),
-        stages={k: v for k, v in export.planned().items() if k != "voxels"},
+        stages={k: v for k, v in export.planned.items() if k != "voxels"},
         build=partial(build, export),
         clean_up=partial(clean_up, export),
         warnings=warnings,

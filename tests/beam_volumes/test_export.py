@@ -28,12 +28,14 @@ from beam_volumes.export_report import finish_export
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
+from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination, scratch_url, take
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
 
 MEMORY = 9_000_000
+SMALL = (64, 64, 32)
 
 
 class ArrayReader:
@@ -75,23 +77,28 @@ def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
         "memory": 2_000_000,
         "resume": True,
         "inline_bytes": 0,
+        "region": None,
     } | options
     box = bounds_in(source, o["bounds"])
     scale = plan_scale(source, box.translated(o["translate"]), o["chunk"], o["encoding"])
     target = plan_target(url, scale, o["compress"], sharded=o["sharded"], memory_target=o["memory"])
     identity = {"source": source_version(source), "encoding": o["encoding"]}
     claim = inspect_destination(url, identity, resume=o["resume"], overwrite=False)
+    reading = plan_reading_of(source, scale, o["translate"], MEMORY)
+    if o["region"]:
+        reading = replace(reading, regions=replace(reading.regions, cell=o["region"]))
     return ExportPlan(
         claim=claim,
         source=source,
         server=None,
         target=target,
         translate=o["translate"],
-        reading=plan_reading_of(source, scale, o["translate"], MEMORY),
+        reading=reading,
         fill_missing=False,
         lookahead_bytes=0,
         scratch=scratch_url(claim, None),
         inline_bytes=o["inline_bytes"],
+        launch=Launch("me", {}),
         finished=finished_bits(target, finished_shards(claim, target)),
     )
 
@@ -213,8 +220,8 @@ def test_bytes_do_not_depend_on_the_order_of_work(source: Source, tmp_path: Path
 
 def test_only_what_is_missing_is_done_again(source: Source, reader: ArrayReader, tmp_path: Path) -> None:
     whole, broken = f"file://{tmp_path}/whole", f"file://{tmp_path}/broken"
-    run(plan_of(source, whole))
-    first = plan_of(source, broken)
+    run(plan_of(source, whole, region=SMALL))
+    first = plan_of(source, broken, region=SMALL)
     start(first)
     _, groups = render(first, needed(first))
     kept = dict(list(groups.items())[: len(groups) // 2])
@@ -222,15 +229,36 @@ def test_only_what_is_missing_is_done_again(source: Source, reader: ArrayReader,
     Folder(first.scratch).delete(["region-0.pack"])
 
     read_before = reader.voxels_read
-    second = plan_of(source, broken)
+    second = plan_of(source, broken, region=SMALL)
     assert second.claim.state == "resumed"
-    assert second.planned()["shards"] == len(groups) - len(kept)
+    assert second.planned["shards"] == len(groups) - len(kept)
     again = needed(second)
     counts, groups = render(second, again)
     assert counts.reused == len(again) - (0 in again)
     assert reader.voxels_read - read_before <= second.region_box(0).voxels
     assert not groups.keys() & kept.keys()
     finish_export(second, counts, assemble(second, groups), [], 0.0)
+    assert files(broken) == files(whole)
+
+
+def test_a_pack_without_a_shard_that_is_needed_again_is_made_anew(source: Source, tmp_path: Path) -> None:
+    whole, broken = f"file://{tmp_path}/whole", f"file://{tmp_path}/broken"
+    run(plan_of(source, whole, region=SMALL))
+    first = plan_of(source, broken, region=SMALL)
+    start(first)
+    _, groups = render(first, needed(first))
+    shard = next(iter(groups))
+    assemble(first, {shard: groups[shard]})
+    # The second run renders without the finished shard, is stopped, and then the shard is lost.
+    Folder(first.scratch).delete_folder("")
+    second = plan_of(source, broken, region=SMALL)
+    render(second, needed(second))
+    next(Path(broken.removeprefix("file://")).rglob("*.shard")).unlink()
+    third = plan_of(source, broken, region=SMALL)
+    assert third.planned["shards"] == len(groups)
+    counts, groups = render(third, needed(third))
+    assert 0 < counts.reused < counts.regions
+    finish_export(third, counts, assemble(third, groups), [], 0.0)
     assert files(broken) == files(whole)
 
 
@@ -246,8 +274,7 @@ def test_a_shard_that_was_damaged_after_it_was_finished_is_written_anew(source: 
 
 
 def test_a_lost_parcel_fails_its_shard_naming_the_chunk(source: Source, tmp_path: Path) -> None:
-    plan = plan_of(source, f"file://{tmp_path}/seg", memory=10**8)
-    plan = replace(plan, reading=replace(plan.reading, regions=replace(plan.reading.regions, cell=(64, 64, 32))))
+    plan = plan_of(source, f"file://{tmp_path}/seg", memory=10**8, region=SMALL)
     start(plan)
     _, groups = render(plan, needed(plan))
     shard, parcels = next(iter(groups.items()))
@@ -261,7 +288,7 @@ def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Pat
     start(plan)
     _, groups = render(plan, needed(plan))
     shard, parcels = next(iter(groups.items()))
-    with pytest.raises(ConservationError, match="expected every voxel of .* once"):
+    with pytest.raises(ConservationError, match=r"expected every voxel of .* once"):
         assemble_shard(plan.claim, plan.target, plan.scratch, shard, [*parcels, parcels[0]])
 
 

@@ -27,6 +27,7 @@ from beam_volumes.export_planning import (
 )
 from beam_volumes.geometry import Box
 from beam_volumes.graphene import Limits, RootQuestion
+from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination, scratch_url
 from beam_volumes.sources import Source, describe_source, open_reader
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
@@ -66,6 +67,7 @@ def plan_of(source: Source, folder: Path, **options: Any) -> ExportPlan:
         lookahead_bytes=MEMORY // 8,
         scratch=scratch_url(claim, None),
         inline_bytes=0,
+        launch=Launch("me", {}),
     )
 
 

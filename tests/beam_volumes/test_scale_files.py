@@ -11,6 +11,7 @@ from beam_volumes.export_planning import plan_reading_of, plan_scale, plan_targe
 from beam_volumes.export_report import finish_export
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
+from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination, receipts, scratch_url, take
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
@@ -37,6 +38,7 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
         lookahead_bytes=0,
         scratch=scratch_url(claim, f"{folder}/scratch/"),
         inline_bytes=0,
+        launch=Launch("me", {}),
         finished=finished_bits(target, finished_shards(claim, target)),
     )
 
@@ -102,7 +104,7 @@ def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: Expo
     with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} \(1 in all\)"):
         finish_export(plan, counts, written, [], 0.0)
     again = plan_of(tmp_path, sharded=plan.target.scale.sharding is not None)
-    assert (again.claim.state, again.planned()["shards"]) == ("resumed", 1)
+    assert (again.claim.state, again.planned["shards"]) == ("resumed", 1)
     finish_export(again, *work(again), [], 0.0)
     assert victim.read_bytes() == whole
     assert not (tmp_path / "scratch" / plan.claim.key).exists()
