@@ -13,6 +13,7 @@ from beam_volumes.graphene import RootClient, RootQuestion
 Ids = npt.NDArray[np.uint64]
 
 _PARTS_OF_A_BATCH = 10
+"""While the server has nothing else to do, such a part of a batch is worth a request."""
 
 
 class RootLookup:
@@ -43,7 +44,6 @@ class RootLookup:
         self._asked = np.sort(np.concatenate([self._asked, new]), kind="stable")
         self._queued.append(new)
         queued = sum(map(len, self._queued))
-        # A small batch is worth its request while the server has nothing else to do.
         idle = all(future.done() for _, future in self._sent)
         if queued >= self._batch or (idle and queued >= self._batch // _PARTS_OF_A_BATCH):
             self.send()

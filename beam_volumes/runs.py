@@ -17,7 +17,9 @@ import json
 import posixpath
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
@@ -28,6 +30,7 @@ RECORDS = ".beam_volumes"
 REPORT = "report.json"
 _CLAIM = f"{RECORDS}/claim.json"
 _FINISHED = f"{RECORDS}/finished"
+_READERS = 16
 
 
 class Receipt(NamedTuple):
@@ -82,6 +85,11 @@ def inspect_destination(url: str, identity: Json, *, resume: bool, overwrite: bo
             # A run that was killed just after its report has left its claim.
             unfinished = claim is not None and not (report and report.key == claim.key)
             return Claim(url, identity, found.key, "resumed" if unfinished else "complete")
+        if report and not overwrite:
+            raise OptionError(
+                f"--resume: expected an unfinished export at {url} to begin anew, but it is complete: leave --resume "
+                "out, or replace the volume with --overwrite"
+            )
     elif not overwrite:
         raise OptionError(
             f"--dst: {url} holds another run: {_differences(found.identity, identity)}; "
@@ -145,8 +153,10 @@ def receipts(claim: Claim) -> list[Receipt]:
 
     """
     folder = Folder(claim.url)
-    found = [_read_receipt(folder, name) for name in folder.list(f"{_FINISHED}/{claim.key}/")]
-    return sorted(receipt for receipt in found if receipt)
+    # In a bucket each takes a round trip.
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = readers.map(partial(_read_receipt, folder), folder.list(f"{_FINISHED}/{claim.key}/"))
+        return sorted(receipt for receipt in found if receipt)
 
 
 def scratch_url(claim: Claim, scratch: str | None) -> str:

@@ -337,3 +337,13 @@ def test_a_volume_without_info_is_not_committed(url: str) -> None:
     take(inspect(url), INFO)
     finish(claim, {}, {})
     assert names(url) == ["info", "provenance", "report.json"]
+
+
+def test_a_complete_volume_is_begun_anew_only_with_overwrite(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/seg"
+    claim = inspect_destination(url, {"a": 1}, resume=True, overwrite=False)
+    take(claim, {"scales": []})
+    finish(claim, {}, {})
+    with pytest.raises(OptionError, match=r"--resume: expected an unfinished export .* complete: .*--overwrite"):
+        inspect_destination(url, {"a": 1}, resume=False, overwrite=False)
+    assert inspect_destination(url, {"a": 1}, resume=False, overwrite=True).state == "replaced"
