@@ -165,6 +165,15 @@ def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
     name = f"region-{region}.pack"
     if taken := _take_up(plan, name):
         return taken
+    try:
+        return _render(plan, region, name)
+    except Exception:
+        # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
+        _WORKERS.clear()
+        raise
+
+
+def _render(plan: ExportPlan, region: int, name: str) -> RenderedRegion:
     worker, clock, holes = _worker(plan.claim.key, plan), Clock(), list[Box]()
     before = worker.server_counts()
     with ParcelWriter(plan.scratch, name, plan.inline_bytes) as out:

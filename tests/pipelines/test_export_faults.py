@@ -1,0 +1,479 @@
+"""Exports in which something breaks: exit status 1, one line that says what and where, and the same command goes on."""
+
+import contextlib
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from cloudvolume import CloudVolume
+
+import transforms.export
+import transforms.regions
+import transforms.shards
+from beam_volumes.export import RegionCounts, RenderedRegion, render_region
+from beam_volumes.shard_assembly import WrittenShard, assemble_shard
+from beam_volumes.storage import Folder
+from beam_volumes.testing.chunk_graph import DEMO_TIMES
+from beam_volumes.testing.neurons import make_neurons
+from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
+from pipelines.export import main
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = ["--chunk_size=16,16,32", "--memory_target=2200000"]
+"""Of the source below 6 regions of 256 slices, and 6 shards of 8 slabs of 4 chunks."""
+SCALE = "16_16_40"
+HOLE = f"{SCALE}/0-32_0-32_520-524"
+"""A stored chunk in the third region, whose slices are 512 to 767."""
+REGION = "0,0,512,32,32,768"
+SECONDS = 60.0
+TOKEN = "opened-by-this-token-and-no-other"
+
+
+def export(src: Path | str, dst: Path, *options: str) -> int:
+    url = src if isinstance(src, str) else f"file://{src}"
+    return main([f"--src={url}", f"--dst=file://{dst}", "--processes=1", *options])
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Return all files of a volume, but those that tell of the run."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+    return {name: data for name, data in files.items() if name not in ("report.json", "provenance")}
+
+
+def report(dst: Path) -> dict[str, Any]:
+    return Folder(f"file://{dst}").read_json("report.json") or {}
+
+
+def only_error(text: str) -> str:
+    """Return the one line that tells the error; there is no traceback."""
+    assert "Traceback" not in text
+    [line] = [line for line in text.splitlines() if line.lower().startswith("error")]
+    assert line.startswith("error: ")
+    return line
+
+
+def command(src: Path | str, dst: Path, *options: str) -> list[str]:
+    url = src if isinstance(src, str) else f"file://{src}"
+    return [sys.executable, "-m", "pipelines.export", f"--src={url}", f"--dst=file://{dst}", *options]
+
+
+@contextlib.contextmanager
+def started(args: list[str], **how: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a command in a session of its own, which is gone at the end whatever happens."""
+    process = subprocess.Popen(
+        args, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def packs(dst: Path) -> list[Path]:
+    return list((dst / ".beam_volumes" / "scratch").rglob("region-*.pack"))
+
+
+@pytest.fixture(autouse=True)
+def no_token_of_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOUD_VOLUME_DIR", str(tmp_path_factory.mktemp("no-secrets")))
+
+
+@pytest.fixture
+def dst(tmp_path: Path) -> Path:
+    return tmp_path / "volume"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of single files, each of 4 slices."""
+    folder = tmp_path_factory.mktemp("source") / "volume"
+    made = "made://neurons?size=32,32,1536&chunk=128,128,4"
+    options = ["--chunk_size=128,128,4", "--encoding=raw", "--compress=none", "--sharded=false"]
+    assert export(made, folder, *options) == 0
+    shutil.rmtree(folder / ".beam_volumes", ignore_errors=True)
+    return folder
+
+
+@pytest.fixture
+def source(whole: Path, tmp_path: Path) -> Path:
+    """A copy of `whole` to be damaged; files that are replaced are this copy's own."""
+    return Path(shutil.copytree(whole, tmp_path / "source", copy_function=os.link))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "volume"
+    assert export(whole, folder, *OPTIONS) == 0
+    files = written(folder)
+    assert len(files) == 7
+    return files
+
+
+def lose_parcel(result: RenderedRegion) -> RenderedRegion:
+    shard = min(result.parcels)
+    return result._replace(parcels={k: v for k, v in result.parcels.items() if k != shard})
+
+
+def lose_piece(result: RenderedRegion) -> RenderedRegion:
+    shard = min(result.parcels)
+    parcel = result.parcels[shard]
+    return result._replace(parcels={**result.parcels, shard: parcel._replace(table=parcel.pieces[1:].tobytes())})
+
+
+def double_piece(result: RenderedRegion) -> RenderedRegion:
+    shard = min(result.parcels)
+    parcel = result.parcels[shard]
+    table = np.concatenate([parcel.pieces, parcel.pieces[:1]]).tobytes()
+    return result._replace(parcels={**result.parcels, shard: parcel._replace(table=table)})
+
+
+class Once:
+    """Calls `function`, and changes what comes of the third call."""
+
+    def __init__(self, function: Callable[..., Any], change: Callable[[Any], Any]) -> None:
+        self._function, self._change, self._calls = function, change, 0
+
+    def __call__(self, *args: Any) -> Any:
+        self._calls += 1
+        result = self._function(*args)
+        return self._change(result) if self._calls == 3 else result
+
+
+RENDERED = {
+    "a region's parcel is lost": (
+        lose_parcel,
+        r"pieces: expected \d+, came \d+; chunks: expected 192, came 160; shards: expected 6, came 5",
+    ),
+    "a piece is lost": (lose_piece, r"expected every voxel of \d+ chunks once.*0,0,512,"),
+    "a piece comes twice": (double_piece, r"expected every voxel of \d+ chunks once"),
+    "counts are lost": (
+        lambda result: result._replace(counts=RegionCounts()),
+        r"regions: expected 6, came 5; voxels: expected 1572864, came 1310720; pieces: expected \d+, came \d+",
+    ),
+    "all of a region is lost": (
+        lambda result: result._replace(parcels={}, counts=RegionCounts()),
+        r"regions: expected 6, came 5",
+    ),
+}
+
+
+def goes_on(source: Path, dst: Path, undisturbed: dict[str, bytes]) -> None:
+    """The same command, with nothing lost, makes the volume."""
+    assert not (dst / "report.json").exists()
+    assert export(source, dst, *OPTIONS) == 0
+    assert written(dst) == undisturbed
+
+
+@pytest.mark.parametrize(("change", "message"), RENDERED.values(), ids=RENDERED)
+def test_what_a_region_made_is_lost(
+    change: Callable[[RenderedRegion], RenderedRegion],
+    message: str,
+    whole: Path,
+    dst: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms.export, "render_region", Once(render_region, change))
+        assert export(whole, dst, *OPTIONS) == 1
+    line = only_error(capsys.readouterr().err)
+    assert re.search(message, line)
+    assert "the same command again" in line
+    goes_on(whole, dst, undisturbed)
+
+
+def lose_one(listed: Iterator[int]) -> Iterator[int]:
+    return (region for region in listed if region != 2)
+
+
+def double_one(listed: Iterator[int]) -> Iterator[int]:
+    return chain.from_iterable([region] * (1 + (region == 2)) for region in listed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lose_one, r"regions: expected 6, came 5|expected every voxel of \d+ chunks once"),
+        (double_one, r"expected every voxel of \d+ chunks once, came \d+ pieces"),
+    ],
+)
+def test_a_region_is_lost_or_comes_twice(
+    change: Callable[[Iterator[int]], Iterator[int]],
+    message: str,
+    whole: Path,
+    dst: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = transforms.regions._ListFn.process
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms.regions._ListFn, "process", lambda self, element: change(listed(self, element)))
+        assert export(whole, dst, *OPTIONS) == 1
+    assert re.search(message, only_error(capsys.readouterr().err))
+    goes_on(whole, dst, undisturbed)
+
+
+class Changed(transforms.shards.AssembleShards):
+    """Writes the shards, and then loses what it tells of one, or tells it twice, or never sees one."""
+
+    how = ""
+
+    def expand(self, parcels: beam.PCollection[Any]) -> beam.PCollection[WrittenShard]:
+        if self.how == "never seen":
+            return super().expand(parcels | "Lose" >> beam.Filter(_is_another))
+        return super().expand(parcels) | "Change" >> beam.FlatMap(_told, self.how == "told twice")
+
+
+def _is_another(element: tuple[int, Any]) -> bool:
+    return element[0] != 3
+
+
+def _told(shard: WrittenShard, twice: bool) -> list[WrittenShard]:
+    return [shard] if shard.receipt.shard != 3 else [shard, shard] if twice else []
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("told never", r"chunks: expected 192, came 160; shards: expected 6, came 5"),
+        ("told twice", r"shards: expected 6, came 7"),
+        ("never seen", r"chunks: expected 192, came 160; shards: expected 6, came 5"),
+    ],
+)
+def test_a_shard_is_lost_or_comes_twice(
+    how: str,
+    message: str,
+    whole: Path,
+    dst: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Changed, "how", how)
+        patch.setattr("pipelines.export.AssembleShards", Changed)
+        assert export(whole, dst, *OPTIONS) == 1
+    line = only_error(capsys.readouterr().err)
+    assert re.search(message, line)
+    assert "[while running 'Finish/Commit" in line
+    goes_on(whole, dst, undisturbed)
+
+
+def test_a_shard_file_vanishes_behind_the_run(
+    whole: Path,
+    dst: Path,
+    undisturbed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def vanish(shard: WrittenShard) -> WrittenShard:
+        (dst / SCALE / f"{shard.receipt.shard:x}.shard").unlink()
+        return shard
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms.shards, "assemble_shard", Once(assemble_shard, vanish))
+        assert export(whole, dst, *OPTIONS) == 1
+    assert re.search(r"\.shard", only_error(capsys.readouterr().err))
+    goes_on(whole, dst, undisturbed)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    return [int(child) for path in tasks for child in path.read_text().split()]
+
+
+def test_a_worker_that_is_killed(source: Path, dst: Path, undisturbed: dict[str, bytes]) -> None:
+    """The source does not answer for a chunk, a pipe in which nothing comes: so it is known who works on what."""
+    (source / HOLE).rename(source / "aside")
+    os.mkfifo(source / HOLE)
+    with started(command(source, dst, *OPTIONS, "--processes=2")) as process:
+        wait_until(lambda: len(packs(dst)) == 5, process)
+        killed = time.monotonic()
+        for child in children(process):
+            os.kill(child, signal.SIGKILL)
+        _, err = process.communicate(timeout=SECONDS)
+        assert time.monotonic() - killed < 5
+        assert process.returncode == 1, err
+    line = only_error(err)
+    assert line.startswith(f"error: region {REGION}: expected a result, but its worker process was killed by SIGKILL")
+    assert "lower --memory_target or --processes" in line
+    (source / "aside").rename(source / HOLE)
+    goes_on(source, dst, undisturbed)
+    assert report(dst)["stages"]["regions"]["taken_up_from_an_interrupted_run"] == 5
+
+
+def limit_files(size: int) -> Callable[[], None]:
+    """Return what lets a process write no file larger than that: Python gets EFBIG, as ENOSPC from a full disk."""
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "place"),
+    [
+        (20_000, OPTIONS, r"scratch/\w+/region-\d\.pack"),
+        (40_000, ["--chunk_size=16,16,32", "--memory_target=100000000"], rf"{SCALE}/0\.shard"),
+    ],
+    ids=["packs", "shards"],
+)
+def test_a_full_disk(size: int, options: list[str], place: str, whole: Path, dst: Path, tmp_path: Path) -> None:
+    args = command(whole, dst, *options, "--processes=2")
+    # A library that is compiled to a file larger than the limit would be left in part.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    with started(args, preexec_fn=limit_files(size), env=environment) as process:
+        out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 1, (out, err)
+    line = only_error(err)
+    assert re.search(rf"file://{dst}/\S*{place}: expected to write a file, came File too large \(EFBIG\)", line)
+    assert list((dst / SCALE).rglob("*.tmp")) == []
+    assert not (dst / "report.json").exists()
+    assert export(whole, dst, *options) == 0
+    expected = tmp_path / "expected"
+    assert export(whole, expected, *options) == 0
+    assert written(dst) == written(expected)
+
+
+def test_a_missing_chunk_is_named(
+    source: Path, dst: Path, undisturbed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / HOLE).rename(source / "aside")
+    assert export(source, dst, *OPTIONS) == 1
+    line = only_error(capsys.readouterr().err)
+    assert f"file://{source}" in line
+    assert "520" in line
+    assert f"region {REGION}" in line
+    assert "--fill_missing" in line
+    (source / "aside").rename(source / HOLE)
+    goes_on(source, dst, undisturbed)
+
+
+def test_missing_chunks_are_accepted_and_listed(
+    source: Path, whole: Path, dst: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (source / HOLE).unlink()
+    assert export(source, dst, *OPTIONS, "--fill_missing") == 0
+    assert re.search(r"holes +│ +1 ", capsys.readouterr().out)
+    assert report(dst)["holes"] == ["0,0,520,32,32,524"]
+    expected = np.array(CloudVolume(f"file://{whole}", progress=False)[:])
+    assert expected[:, :, 520:524].any()
+    expected[:, :, 520:524] = 0
+    np.testing.assert_array_equal(CloudVolume(f"file://{dst}", progress=False)[:], expected)
+
+
+def test_a_truncated_chunk_is_named(source: Path, dst: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = (source / HOLE).read_bytes()
+    (source / HOLE).unlink()
+    (source / HOLE).write_bytes(data[:1000])
+    assert export(source, dst, *OPTIONS, "--fill_missing") == 1
+    line = only_error(capsys.readouterr().err)
+    assert f"file://{source}" in line
+    assert f"region {REGION}" in line
+    assert not (dst / "report.json").exists()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProofreadingServer]:
+    folder = tmp_path_factory.mktemp("graph")
+    with demo_server(str(folder), make_neurons((64, 64, 32)), (32, 32, 16), token=TOKEN) as running:
+        yield running
+
+
+GRAPHENE = ["--chunk_size=16,16,16", "--token_env=MY_TOKEN", f"--timestamp={DEMO_TIMES[1]}"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [("zeros", r"\b0\b"), ("wrong_layer", r"layer"), ("ignores_timestamp", r"timestamp")],
+)
+def test_a_server_that_says_wrong_things(
+    wrong: Any,
+    message: str,
+    server: ProofreadingServer,
+    dst: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(server.answers, "wrong", wrong)
+        assert export(server.url, dst, *GRAPHENE) == 1
+    line = only_error(capsys.readouterr().err)
+    assert re.search(message, line)
+    assert "region 0,0,0,64,64,32" in line
+    assert TOKEN not in line
+    assert not (dst / "report.json").exists()
+    assert not any(TOKEN.encode() in path.read_bytes() for path in dst.rglob("*") if not path.is_dir())
+    assert export(server.url, dst, *GRAPHENE) == 0
+
+
+def test_a_token_that_is_taken_away(
+    server: ProofreadingServer, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was good when the export was planned, and is not when the first region is rendered."""
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    taken = server.statistics.requests["roots_binary"]
+
+    def taken_away(*args: Any) -> RenderedRegion:
+        monkeypatch.setattr(server, "token", "another")
+        return render_region(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "token", TOKEN)
+        patch.setattr(transforms.export, "render_region", taken_away)
+        assert export(server.url, dst, *GRAPHENE) == 1
+    line = only_error(capsys.readouterr().err)
+    assert "401" in line
+    assert "MY_TOKEN" in line
+    assert TOKEN not in line
+    assert server.statistics.requests["roots_binary"] == taken + 1
+    monkeypatch.setattr(server, "token", TOKEN)
+    assert export(server.url, dst, *GRAPHENE) == 0
+
+
+def test_a_token_is_seen_nowhere(server: ProofreadingServer, dst: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {**os.environ, "MY_TOKEN": TOKEN}
+    monkeypatch.setattr(server, "faults", replace(server.faults, slow_seconds=0.5))
+    lines: set[str] = set()
+    args = command(server.url, dst, *GRAPHENE, "--processes=2")
+    with started(args, env=environment) as process:
+        # The server takes its time, so the worker processes are there to be looked at.
+        wait_until(lambda: (dst / "info").exists() and len(children(process)) > 0, process)
+        for pid in [process.pid, *children(process)]:
+            lines.add(Path(f"/proc/{pid}/cmdline").read_text())
+        seen_on_the_way = [path.read_bytes() for path in dst.rglob("*") if path.is_file()]
+        out, err = process.communicate(timeout=SECONDS)
+        assert process.returncode == 0, err
+    assert len(lines) >= 2
+    assert not any(TOKEN in line for line in lines)
+    assert TOKEN not in out + err
+    files = [path for path in dst.rglob("*") if not path.is_dir()]
+    assert {"info", "provenance", "report.json"} <= {path.name for path in files}
+    assert not any(TOKEN.encode() in data for data in [*seen_on_the_way, *(path.read_bytes() for path in files)])
+    supervoxels = np.asarray(CloudVolume(server.watershed_url, progress=False)[:])
+    expected = server.graph.roots(supervoxels, DEMO_TIMES[1])
+    np.testing.assert_array_equal(CloudVolume(f"file://{dst}", progress=False)[:], expected)
