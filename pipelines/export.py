@@ -13,21 +13,10 @@ from typing import Literal
 
 import apache_beam as beam
 
+from beam_volumes import export_planning as planning
 from beam_volumes.errors import OptionError
 from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import summary
-from beam_volumes.export_planning import (
-    ask_server,
-    bounds_in,
-    destination,
-    is_proofreading,
-    plan_reading_of,
-    plan_scale,
-    plan_target,
-    share_of_limits,
-    source_version,
-    writable,
-)
 from beam_volumes.export_report import clean_up
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import volume_info
@@ -50,11 +39,11 @@ class Config:
 
     src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")
     dst: str = option("Place of the Precomputed volume to write.", identity=False, placeholder="URL")
-    mip: int = option("Mip of the source to export; it becomes mip 0 of the destination.", 0)
-    timestamp: int | None = option("UNIX second at which a graphene:// volume is exported.", None)
+    mip: int = option("Mip of the source to export; it becomes mip 0 of the destination.", 0, least=0)
+    timestamp: int | None = option("UNIX second at which a graphene:// volume is exported.", None, least=1)
     agglomerate: bool = option("Export root ids of a graphene:// volume; false exports its supervoxels.", True)
-    stop_layer: int | None = option("Export the ids of this layer (2 is level 2) instead of root ids.", None)
-    chunk_size: Vec = option("Shape of a chunk, voxels.", (128, 128, 32))
+    stop_layer: int | None = option("Export the ids of this layer (2 is level 2) instead of root ids.", None, least=2)
+    chunk_size: Vec = option("Shape of a chunk, voxels.", (128, 128, 32), least=1)
     encoding: Literal["raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"] | None = option(
         "Encoding of chunks; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.", None
     )
@@ -64,7 +53,7 @@ class Config:
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
     fill_missing: bool = option("Read chunks that the source lacks as 0, and list them in the report.", False)
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
-    memory_target: int = option("Bytes of memory that one worker may use; decides the size of shards.", 3_500_000_000)
+    memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
     scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
     resume: bool = option("Go on where an interrupted run of the same export stopped.", True, identity=False)
     overwrite: bool = option("Replace the volume that stands at --dst.", False, identity=False)
@@ -75,25 +64,16 @@ class Config:
         None,
         identity=False,
     )
-    max_requests_in_flight: int = option("Requests that the whole run keeps open at the server.", 16, identity=False)
-    max_ids_per_second: int | None = option("Ids that the whole run asks of the server a second.", None, identity=False)
-    processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False)
+    max_requests_in_flight: int = option("Requests that the run keeps open at a server.", 16, identity=False, least=1)
+    max_ids_per_second: int | None = option(
+        "Ids that the run asks of a server a second.", None, identity=False, least=1
+    )
+    processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False, least=0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the source is."""
-        for name in ("chunk_size", "memory_target", "max_requests_in_flight", "max_ids_per_second", "timestamp"):
-            value = getattr(self, name)
-            if value is not None and min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise OptionError(f"--{name}: expected more than 0, came {value}")
-        for name in ("mip", "processes"):
-            if getattr(self, name) < 0:
-                raise OptionError(f"--{name}: expected 0 or more, came {getattr(self, name)}")
-        if self.stop_layer is not None and self.stop_layer < 2:
-            raise OptionError(
-                f"--stop_layer: expected 2 or more, came {self.stop_layer}; --agglomerate=false exports supervoxels"
-            )
         asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
-        if asked and not is_proofreading(self.src):
+        if asked and not planning.is_proofreading(self.src):
             raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, came --src={self.src}")
         if asked and not self.agglomerate:
             raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
@@ -113,16 +93,18 @@ def plan(config: Config, setting: Setting) -> Job:
 
     """
     graph, server, warnings = None, None, list[str]()
-    if is_proofreading(config.src):
-        limits = share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, setting.workers)
+    if planning.is_proofreading(config.src):
+        limits = planning.share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, setting.workers)
         question = (config.timestamp, config.stop_layer) if config.agglomerate else None
-        graph, server, warnings = ask_server(config.src, question, config.token_env, limits)
+        graph, server, warnings = planning.ask_server(config.src, question, config.token_env, limits)
     source = describe_source(config.src, config.mip, graph)
-    bounds = bounds_in(source, config.bounds)
-    scale = plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
-    url = destination(config.dst, source)
-    target = plan_target(url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target)
-    facts = {**identity(config), "source_version": source_version(source)}
+    bounds = planning.bounds_in(source, config.bounds)
+    scale = planning.plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
+    url = planning.destination(config.dst, source)
+    target = planning.plan_target(
+        url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
+    )
+    facts = {**identity(config), "source_version": planning.source_version(source)}
     claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite)
     export = ExportPlan(
         claim=claim,
@@ -130,10 +112,10 @@ def plan(config: Config, setting: Setting) -> Job:
         server=server,
         target=target,
         translate=config.translate,
-        reading=plan_reading_of(source, scale, config.translate, config.memory_target),
+        reading=planning.plan_reading_of(source, scale, config.translate, config.memory_target),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
-        scratch=scratch_url(claim, config.scratch and writable("scratch", config.scratch)),
+        scratch=scratch_url(claim, config.scratch and planning.writable("scratch", config.scratch)),
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
         finished=finished_bits(target, finished_shards(claim, target)),

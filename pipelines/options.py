@@ -46,6 +46,7 @@ class Option:
     placeholder: str
     type: ValueType
     optional: bool
+    least: int | None
 
     @property
     def required(self) -> bool:
@@ -66,13 +67,17 @@ class Option:
         if self.optional and self.default is not None and text == "none":
             return None
         try:
-            return self.type.read(text)
+            value = self.type.read(text)
         except ValueError:
             raise self.error(text) from None
+        if self.least is not None and min(value if isinstance(value, tuple) else (value,)) < self.least:
+            raise self.error(text)
+        return value
 
     def error(self, came: str) -> OptionError:
         """Return the error for a text that this option does not take."""
-        return OptionError(f"--{self.name}: expected {self.type.expected}, came {came!r}")
+        least = "" if self.least is None else f", {self.least} or more"
+        return OptionError(f"--{self.name}: expected {self.type.expected}{least}, came {came!r}")
 
 
 def option(
@@ -81,13 +86,15 @@ def option(
     *,
     identity: bool = True,
     placeholder: str = "",
+    least: int | None = None,
 ) -> Any:
     """Declare a field of a Config: an option without a default must be given.
 
     `identity=False` marks an option that does not change the bytes written (how much memory, whether to resume): a
-    run may go on with another value of it. `placeholder` stands for the value in the help.
+    run may go on with another value of it. `placeholder` stands for the value in the help. A number, or each of a
+    vector, is `least` or more.
     """
-    metadata = {"help": help, "identity": identity, "placeholder": placeholder}
+    metadata = {"help": help, "identity": identity, "placeholder": placeholder, "least": least}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -108,6 +115,7 @@ def options_of(config_class: type[Any]) -> list[Option]:
                 placeholder=field.metadata["placeholder"] or kind.placeholder,
                 type=kind,
                 optional=type(None) in get_args(hints[field.name]),
+                least=field.metadata["least"],
             )
         )
     return found

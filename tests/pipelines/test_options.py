@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box
+from beam_volumes.geometry import Box, Vec
 from pipelines.option_values import text_of, value_type
 from pipelines.options import as_dict, command_line, help_text, identity, option, option_table, parse
 
@@ -33,6 +33,8 @@ class Config:
     token_env: str | None = option("Where the token is.", None, identity=False)
     suffix: str = option("Appended to names.", "")
     plan: bool = option("Write nothing.", False, identity=False)
+    cell: Vec = option("Shape.", (1, 1, 1), least=1)
+    tries: int | None = option("Tries.", None, least=0)
 
     def __post_init__(self) -> None:
         if self.mip < 0:
@@ -207,6 +209,8 @@ def test_as_dict_and_identity_hold_the_types_of_json() -> None:
         "bounds": [0, 0, 0, 1, 2, 3],
         "window": None,
         "suffix": "",
+        "cell": [1, 1, 1],
+        "tries": None,
     }
     assert identity(config) == expected
     assert as_dict(config) == {**expected, "token_env": "TOKEN", "plan": True}
@@ -292,3 +296,16 @@ def test_a_field_that_is_no_option_is_refused() -> None:
 
     with pytest.raises(TypeError, match=r"Bare\.mip: expected a field made by option\(\)"):
         parse(Bare, [])
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--cell=4,0,4", r"--cell: expected three whole numbers such as 128,128,32, 1 or more, came '4,0,4'"),
+        ("--tries=-1", r"--tries: expected a whole number, 0 or more, came '-1'"),
+    ],
+)
+def test_numbers_below_the_least_are_refused(argument: str, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        parse(Config, ["--src=x", argument])
+    assert config_of("--cell=4,1,4", "--tries=0").cell == (4, 1, 4)
