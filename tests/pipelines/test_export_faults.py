@@ -336,13 +336,13 @@ def limit_files(size: int) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("size", "options", "place"),
     [
-        (20_000, OPTIONS, r"scratch/\w+/region-\d\.pack"),
-        (40_000, ["--chunk_size=16,16,32", "--memory_target=100000000"], rf"{SCALE}/0\.shard"),
+        (20_000, [*OPTIONS, "--processes=2"], r"scratch/\w+/region-\d\.pack"),
+        (40_000, ["--chunk_size=16,16,32", "--memory_target=100000000", "--processes=1"], rf"{SCALE}/0\.shard"),
     ],
     ids=["packs", "shards"],
 )
 def test_a_full_disk(size: int, options: list[str], place: str, whole: Path, dst: Path, tmp_path: Path) -> None:
-    args = command(whole, dst, *options, "--processes=2")
+    args = command(whole, dst, *options)
     # A library that is compiled to a file larger than the limit would be left in part.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     with started(args, preexec_fn=limit_files(size), env=environment) as process:
@@ -352,9 +352,9 @@ def test_a_full_disk(size: int, options: list[str], place: str, whole: Path, dst
     assert re.search(rf"file://{dst}/\S*{place}: expected to write a file, came File too large \(EFBIG\)", line)
     assert list((dst / SCALE).rglob("*.tmp")) == []
     assert not (dst / "report.json").exists()
-    assert export(whole, dst, *options) == 0
     expected = tmp_path / "expected"
-    assert export(whole, expected, *options) == 0
+    for volume in (dst, expected):
+        assert export(whole, volume, *options[:2]) == 0
     assert written(dst) == written(expected)
 
 

@@ -69,10 +69,12 @@ def export(dst: Path, *options: str, src: str = VOLUME) -> int:
     return main([f"--src={src}", f"--dst=file://{dst}", "--processes=1", *options])
 
 
-def errors(capsys: pytest.CaptureFixture[str]) -> list[str]:
+def only_error(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line that tells the error; there is no traceback."""
     text = capsys.readouterr().err
     assert "Traceback" not in text
-    return [line for line in text.splitlines() if line.startswith("error: ")]
+    [line] = [line for line in text.splitlines() if line.startswith("error: ")]
+    return line
 
 
 @contextlib.contextmanager
@@ -170,11 +172,11 @@ def kill_launcher(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "moment", "kill"),
+    ("files", "moment", "kill", "processes"),
     [
-        ("shards", rendering, kill_launcher),
-        ("shards", writing, kill_all),
-        ("chunks", writing, kill_all),
+        ("shards", rendering, kill_launcher, 2),
+        ("shards", writing, kill_all, 2),
+        ("chunks", writing, kill_all, 1),
     ],
     ids=["rendering, the launcher only", "writing shards", "writing chunks"],
 )
@@ -182,11 +184,12 @@ def test_killed_and_run_again(
     files: str,
     moment: Callable[[Path], bool],
     kill: Callable[[subprocess.Popen[str]], None],
+    processes: int,
     dst: Path,
     request: pytest.FixtureRequest,
 ) -> None:
     expected: Files = request.getfixturevalue(files)
-    with started(dst, *expected.options) as process:
+    with started(dst, *expected.options, processes=processes) as process:
         wait_until(lambda: moment(dst), process)
         kill(process)
         assert process.wait(SECONDS) == -signal.SIGKILL
@@ -220,9 +223,9 @@ def alive(session: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("moment", [rendering, writing])
-def test_ctrl_c_and_run_again(moment: Callable[[Path], bool], shards: Files, dst: Path) -> None:
-    with started(dst, *shards.options) as process:
+@pytest.mark.parametrize(("moment", "processes"), [(rendering, 2), (writing, 1)], ids=["rendering", "writing"])
+def test_ctrl_c_and_run_again(moment: Callable[[Path], bool], processes: int, shards: Files, dst: Path) -> None:
+    with started(dst, *shards.options, processes=processes) as process:
         wait_until(lambda: moment(dst), process)
         asked = time.monotonic()
         # A terminal sends it to all processes of the command.
@@ -261,7 +264,7 @@ def test_ctrl_c_before_anything_is_written(dst: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     os.mkfifo(source / "info")
-    with started(dst, *OPTIONS, src=f"file://{source}") as process:
+    with started(dst, *OPTIONS, src=f"file://{source}", processes=1) as process:
         # It can be opened for writing without waiting as soon as somebody reads.
         writer: list[int] = []
 
@@ -325,7 +328,7 @@ def test_another_export_is_refused(
         rest = [option for option in OPTIONS if option.split("=")[0] not in changed]
         src = [] if "--src" in changed else [f"--src={VOLUME}"]
         assert main([*src, f"--dst=file://{dst}", "--processes=1", *rest, *options]) == 2
-        [line] = errors(capsys)
+        line = only_error(capsys)
         assert line.startswith(f"error: --dst: file://{dst} holds another run: ")
         assert difference in line
         assert line.endswith("choose another place, or replace the volume with --overwrite")
@@ -370,14 +373,23 @@ def test_a_complete_export_has_nothing_to_do(shards: Files, dst: Path, capsys: p
 
 
 @pytest.mark.parametrize("complete", [False, True], ids=["unfinished", "complete"])
-def test_without_resume_all_is_done_again(complete: bool, shards: Files, dst: Path) -> None:
+def test_without_resume_all_is_done_again(
+    complete: bool, shards: Files, dst: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if complete:
         assert export(dst, *OPTIONS) == 0
     else:
         interrupted(dst, 5, *OPTIONS)
     # A file system may give a new file the inode of one that was just removed: the time tells.
     before = {name: stamp[2] for name, stamp in stamps(dst).items()}
-    assert export(dst, *OPTIONS, "--resume=false") == 0
+    options = [*OPTIONS, "--resume=false"]
+    if complete:
+        capsys.readouterr()
+        assert export(dst, *options) == 2
+        assert only_error(capsys).startswith("error: --resume: expected an unfinished export at")
+        assert {name: stamp[2] for name, stamp in stamps(dst).items()} == before
+        options.append("--overwrite")
+    assert export(dst, *options) == 0
     assert written(dst) == shards.bytes
     after = {name: stamp[2] for name, stamp in stamps(dst).items()}
     assert [name for name in before.keys() & after.keys() if before[name] == after[name]] == []
@@ -429,7 +441,7 @@ def test_interrupted_at_the_very_end(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, method, failing(getattr(Folder, method), "report.json", ".beam_volumes"))
         assert export(dst, *OPTIONS) == 1
-    [line] = errors(capsys)
+    line = only_error(capsys)
     assert "the disk is gone" in line
     assert (dst / ".beam_volumes" / "claim.json").exists()
     assert (dst / "report.json").exists() == (method == "delete_folder")
@@ -456,7 +468,7 @@ def test_interrupted_before_the_info(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write", failing(Folder.write, "info"))
         assert export(dst, *OPTIONS) != 0
-    [line] = errors(capsys)
+    line = only_error(capsys)
     assert line.endswith("/info: the disk is gone")
     assert export(dst, *OPTIONS) == 0
     assert written(dst) == shards.bytes
@@ -486,7 +498,7 @@ def test_another_moment_is_another_export(
     before, asked = stamps(dst), server.statistics.requests["roots_binary"]
     capsys.readouterr()
     assert export_at(last) == 2
-    [line] = errors(capsys)
+    line = only_error(capsys)
     assert f"timestamp was {first}, now {last}" in line
     assert stamps(dst) == before
     assert server.statistics.requests["roots_binary"] == asked
@@ -518,7 +530,7 @@ def test_a_run_stops_when_another_takes_its_place(
     with monkeypatch.context() as patch:
         patch.setattr(shard_assembly, "write_shard", disturbed)
         assert export(dst, *OPTIONS) == 1
-    [line] = errors(capsys)
+    line = only_error(capsys)
     assert "another run has taken it over: nothing more is written" in line
     assert "Write shards" in line
     assert len(calls) == 4
@@ -542,7 +554,7 @@ def test_a_run_that_lost_its_claim_at_the_end_does_not_commit(
     with monkeypatch.context() as patch:
         patch.setattr(shard_assembly, "record", disturbed)
         assert export(dst, *OPTIONS) == 1
-    [line] = errors(capsys)
+    line = only_error(capsys)
     assert "another run has taken it over" in line
     assert not (dst / "report.json").exists()
     assert export(dst, *smaller.options) == 0
@@ -578,7 +590,7 @@ def test_two_equal_exports_started_at_once(shards: Files, dst: Path) -> None:
 
 def test_a_second_equal_export_joins_the_first(shards: Files, dst: Path, tmp_path: Path) -> None:
     """Both write the same bytes, and one of them the report: the other finds it."""
-    with started(dst, *shards.options) as first:
+    with started(dst, *shards.options, processes=1) as first:
         wait_until(lambda: rendering(dst), first)
         status = export(dst, *shards.options)
         _, text = first.communicate(timeout=SECONDS)
