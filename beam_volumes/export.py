@@ -169,7 +169,7 @@ def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
         return _render(plan, region, name)
     except Exception:
         # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
-        _WORKERS.clear()
+        _let_go()
         raise
 
 
@@ -267,10 +267,14 @@ _WORKERS: dict[str, _Worker] = {}
 def _worker(key: str, plan: ExportPlan) -> _Worker:
     """Return this process's worker for the run `key`; the one of an earlier run is let go."""
     if key not in _WORKERS:
-        while _WORKERS:
-            _WORKERS.popitem()[1].close()
+        _let_go()
         _WORKERS[key] = _Worker(plan)
     return _WORKERS[key]
+
+
+def _let_go() -> None:
+    while _WORKERS:
+        _WORKERS.popitem()[1].close()
 
 
 def _box(values: list[list[int]]) -> Box:
