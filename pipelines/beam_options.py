@@ -79,6 +79,7 @@ def beam_options(args: Sequence[str]) -> PipelineOptions:
         options.view_as(StandardOptions).runner = LOCAL_RUNNER
     else:
         _check_distributed(options)
+        _work_on_one_element_at_a_time(options.view_as(DebugOptions))
     return options
 
 
@@ -179,6 +180,17 @@ def _check_distributed(options: PipelineOptions) -> None:
     errors = _validation_errors(options, instance)
     if errors:
         raise OptionError(f"--runner={runner}: {'; '.join(' '.join(str(error).split()) for error in errors)}")
+
+
+def _work_on_one_element_at_a_time(options: DebugOptions) -> None:
+    """Use one thread in each process: memory, and a process's share of a server, are planned for one element."""
+    threads = options.number_of_worker_harness_threads
+    if threads not in (None, 1):
+        raise OptionError(
+            f"--number_of_worker_harness_threads: expected 1, came {threads}: memory is planned for one element in each "
+            "process; more machines, or more vCPUs in each, do more at once"
+        )
+    options.number_of_worker_harness_threads = 1
 
 
 class _OfflineValidator(PipelineOptionsValidator):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DebugOptions, PipelineOptions, StandardOptions
 from apache_beam.testing.util import assert_that, equal_to
 
 from beam_volumes.errors import OptionError
@@ -141,6 +141,14 @@ def test_vcpus_are_not_guessed(machine_type: str) -> None:
 def test_options_that_dataflow_lacks_are_told_before_any_request(args: list[str], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         beam_options(args)
+
+
+@needs_gcp
+def test_a_process_of_a_cluster_works_on_one_element_at_a_time() -> None:
+    for args in ([], ["--number_of_worker_harness_threads=1"]):
+        assert beam_options([*DATAFLOW, *args]).view_as(DebugOptions).number_of_worker_harness_threads == 1
+    with pytest.raises(OptionError, match="--number_of_worker_harness_threads: expected 1, came 12"):
+        beam_options([*DATAFLOW, "--number_of_worker_harness_threads=12"])
 
 
 def test_options_of_modules_loaded_later_are_known() -> None:
