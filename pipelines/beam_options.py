@@ -187,8 +187,8 @@ def _work_on_one_element_at_a_time(options: DebugOptions) -> None:
     threads = options.number_of_worker_harness_threads
     if threads not in (None, 1):
         raise OptionError(
-            f"--number_of_worker_harness_threads: expected 1, came {threads}: memory is planned for one element in each "
-            "process; more machines, or more vCPUs in each, do more at once"
+            f"--number_of_worker_harness_threads: expected 1, came {threads}: memory is planned for one element in "
+            "each process; more machines, or more vCPUs in each, do more at once"
         )
     options.number_of_worker_harness_threads = 1
 
