@@ -308,16 +308,30 @@ def children(process: subprocess.Popen[str]) -> list[int]:
     return [int(child) for path in tasks for child in path.read_text().split()]
 
 
+def holders(process: subprocess.Popen[str], path: Path) -> list[int]:
+    """Return the worker processes that hold a file open."""
+    found = []
+    for child in children(process):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(link) == str(path) for link in Path(f"/proc/{child}/fd").iterdir()):
+                found.append(child)
+    return found
+
+
 def test_a_worker_that_is_killed(source: Path, dst: Path, undisturbed: dict[str, bytes]) -> None:
-    """The source does not answer for a chunk, a pipe in which nothing comes: so it is known who works on what."""
+    """One chunk of the source is a pipe in which nothing comes: who holds it open works on its region."""
     (source / HOLE).rename(source / "aside")
     os.mkfifo(source / HOLE)
     with started(command(source, dst, *OPTIONS, "--processes=2")) as process:
         wait_until(lambda: len(packs(dst)) == 5, process)
+        # The pipe's other end: without it they wait to open it, and do not hold it open yet.
+        writer = os.open(source / HOLE, os.O_RDWR)
+        wait_until(lambda: len(holders(process, source / HOLE)) == 1, process)
+        [child] = holders(process, source / HOLE)
         killed = time.monotonic()
-        for child in children(process):
-            os.kill(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         _, err = process.communicate(timeout=SECONDS)
+        os.close(writer)
         assert time.monotonic() - killed < 5
         assert process.returncode == 1, err
     line = only_error(err)
