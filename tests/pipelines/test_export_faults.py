@@ -98,6 +98,11 @@ def packs(dst: Path) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
+def temporary_files_of_the_killed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+
+
+@pytest.fixture(autouse=True)
 def no_token_of_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_VOLUME_DIR", str(tmp_path_factory.mktemp("no-secrets")))
 

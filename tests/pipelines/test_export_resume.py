@@ -126,6 +126,11 @@ def shard_files(dst: Path, shard: int) -> set[str]:
 
 
 @pytest.fixture(autouse=True)
+def temporary_files_of_the_killed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
+
+
+@pytest.fixture(autouse=True)
 def ctrl_c_counts() -> Iterator[None]:
     """A shell lets what it starts in the background ignore Ctrl-C, and all that is started from there, too."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
