@@ -69,7 +69,7 @@ class PackWriter(AbstractContextManager["PackWriter"]):
 
 def read_pack_index(folder: Folder, name: str) -> bytes | None:
     """Return the index of a pack; None where there is no such pack, or it is damaged and must be made anew."""
-    size = folder.sizes([name])[name]
+    size = folder.size(name)
     if size is None:
         return None
     tail = folder.read_range(name, max(size - _TAIL.size, 0), _TAIL.size) or b""

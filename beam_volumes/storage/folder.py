@@ -15,7 +15,8 @@ from beam_volumes.storage.gcs import GcsStore
 from beam_volumes.storage.https import HttpsStore
 from beam_volumes.storage.local import LocalStore
 from beam_volumes.storage.s3 import S3Store
-from beam_volumes.storage.store import BINARY, Attributes, Store, is_temporary
+from beam_volumes.storage.remote import in_parallel
+from beam_volumes.storage.store import BINARY, Attributes, Entry, Store, is_temporary
 from beam_volumes.storage.urls import is_local, join, normalize, stored_name
 
 _BUFFER_BYTES = 1 << 20
@@ -116,7 +117,6 @@ class Folder:
             with self._writing(name, "a file"):
                 out.flush()
                 pending.commit(out)
-                out.close()
         except BaseException:
             with contextlib.suppress(OSError):
                 # The raw file first: closing the buffered one would write again, and fail again on a full disk.
@@ -134,11 +134,19 @@ class Folder:
         with self._reading(prefix):
             yield from (name for name in self._store.names(prefix) if not is_temporary(name))
 
-    def sizes(self, names: Iterable[str]) -> dict[str, int | None]:
-        """Return the stored bytes of each file; None where there is no such file."""
-        asked = [*names]
-        with self._reading(asked[0] if len(asked) == 1 else ""):
-            return dict(zip(asked, self._store.sizes(asked), strict=True))
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield the name, size and, in Cloud Storage, checksum of the files that `list` would yield, in any order."""
+        with self._reading(prefix):
+            yield from (entry for entry in self._store.entries(prefix) if not is_temporary(entry.name))
+
+    def read_many(self, names: Iterable[str]) -> Iterator[bytes | None]:
+        """Yield what `read` returns for each name, several at once; the names may be very many."""
+        return in_parallel(self.read, names)
+
+    def size(self, name: str) -> int | None:
+        """Return the stored bytes of a file, or None where there is no such file."""
+        with self._reading(name):
+            return self._store.size(name)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,7 @@ from beam_volumes.storage.remote import (
     local_failure,
     network_failure,
 )
-from beam_volumes.storage.store import Attributes, Failure, is_temporary
+from beam_volumes.storage.store import Attributes, Entry, Failure, is_temporary
 
 _PART_BYTES = 32 << 20
 """Of a resumable upload, one of them in memory; a multiple of 256 KiB, as the protocol wants."""
@@ -46,14 +47,17 @@ class GcsStore:
         blob = self._found(name)
         return None if blob is None else int(blob.size)
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """Return each object's bytes."""
-        return list(in_parallel(self.size, names))
-
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that start with `prefix`, sorted; placeholders of folders are none."""
+        return (entry.name for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield the objects whose names start with `prefix`, with their checksums; placeholders of folders are none."""
         start = len(self._prefix)
-        yield from (key[start:] for key in self._keys(prefix) if not key.endswith("/"))
+        for blob in self._blobs(prefix, "items(name,size,crc32c),nextPageToken"):
+            if not blob.name.endswith("/"):
+                checksum = int.from_bytes(base64.b64decode(blob.crc32c), "big") if blob.crc32c else None
+                yield Entry(blob.name[start:], int(blob.size), checksum)
 
     def write(self, name: str, data: bytes, attributes: Attributes) -> None:
         """Write an object."""
@@ -128,9 +132,11 @@ class GcsStore:
         return data
 
     def _keys(self, prefix: str) -> Iterator[str]:
-        fields = "items(name),nextPageToken"
+        return (blob.name for blob in self._blobs(prefix, "items(name),nextPageToken"))
+
+    def _blobs(self, prefix: str, fields: str) -> Iterator[Any]:
         found = _client().list_blobs(self._bucket, prefix=self._prefix + prefix, fields=fields, timeout=_TIMEOUT_S)
-        yield from (blob.name for blob in found)
+        yield from found
 
     def _upload(self, name: str, attributes: Attributes, file: BinaryIO) -> None:
         size = os.fstat(file.fileno()).st_size

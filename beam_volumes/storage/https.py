@@ -12,8 +12,8 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from beam_volumes.errors import DestinationError, SourceError
-from beam_volumes.storage.remote import TRIES, http_failure, in_parallel, local_failure, network_failure, retried
-from beam_volumes.storage.store import Attributes, Failure, Pending
+from beam_volumes.storage.remote import TRIES, http_failure, local_failure, network_failure, retried
+from beam_volumes.storage.store import Attributes, Entry, Failure, Pending
 
 _TIMEOUT_S = 60
 _BLOCK_BYTES = 1 << 20
@@ -49,15 +49,13 @@ class HttpsStore:
                 )
             return int(answer.headers["Content-Length"])
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """Return each file's bytes."""
-        return list(in_parallel(self.size, names))
-
     def names(self, prefix: str) -> Iterator[str]:
-        """Refuse: there is no such request."""
-        raise SourceError(
-            f"{self._at(prefix)}: expected a place whose files can be listed, came a web server: use gs:// or s3://"
-        )
+        """Refuse."""
+        self._refuse_to_list(prefix)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Refuse."""
+        self._refuse_to_list(prefix)
 
     def write(self, name: str, data: bytes, attributes: Attributes) -> None:
         """Refuse."""
@@ -93,6 +91,11 @@ class HttpsStore:
 
     def _at(self, name: str) -> str:
         return f"{self._url}/{name}" if name else self._url
+
+    def _refuse_to_list(self, prefix: str) -> NoReturn:
+        raise SourceError(
+            f"{self._at(prefix)}: expected a place whose files can be listed, came a web server: use gs:// or s3://"
+        )
 
     def _refuse(self, name: str) -> NoReturn:
         raise DestinationError(

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, TypeVar
 
-from beam_volumes.storage.store import Attributes, Failure, explain_os_error, is_temporary
+from beam_volumes.storage.store import Attributes, Entry, Failure, explain_os_error, is_temporary
 
 T = TypeVar("T")
 
@@ -52,15 +52,19 @@ class LocalStore:
             return None
         return None if os.path.isdir(self._path(name)) else found.st_size
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """Return each file's bytes."""
-        return [self.size(name) for name in names]
-
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that start with `prefix`, sorted."""
         start = len(self._root) + 1
         paths = (path[start:] for path in _files(self._path(prefix.rpartition("/")[0])))
         yield from sorted(name for name in paths if name.startswith(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield the files whose names start with `prefix`."""
+        start = len(self._root) + 1
+        for path in _files(self._path(prefix.rpartition("/")[0])):
+            with contextlib.suppress(*_ABSENT):
+                if path.startswith(prefix, start):
+                    yield Entry(path[start:], os.stat(path).st_size, None)
 
     def write(self, name: str, data: bytes, attributes: Attributes) -> None:
         """Write a file beside its place, then move it there."""
@@ -122,7 +126,8 @@ class LocalPending:
         self.descriptor, self._temporary, self._path = descriptor, temporary, path
 
     def commit(self, file: BinaryIO) -> None:
-        """Move it to its place."""
+        """Move it to its place, closed: some file systems tell of a full disk only then."""
+        file.close()
         os.replace(self._temporary, self._path)
 
     def abort(self) -> None:

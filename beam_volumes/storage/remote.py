@@ -52,6 +52,7 @@ class RemotePending:
         """Upload it."""
         file.seek(0)
         self._upload(file)
+        file.close()
 
     def abort(self) -> None:
         """Nothing is left to remove."""

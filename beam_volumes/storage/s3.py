@@ -16,12 +16,11 @@ from beam_volumes.storage.remote import (
     batches,
     credentials_failure,
     http_failure,
-    in_parallel,
     local_failure,
     network_failure,
     retried,
 )
-from beam_volumes.storage.store import Attributes, Failure, is_temporary
+from beam_volumes.storage.store import Attributes, Entry, Failure, is_temporary
 
 _PART_BYTES = 8 << 20
 """Of an upload, ten of them in memory; S3 takes at most 10,000 parts."""
@@ -52,14 +51,16 @@ class S3Store:
         head = self._head(name)
         return None if head is None else int(head["ContentLength"])
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """Return each object's bytes."""
-        return list(in_parallel(self.size, names))
-
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that start with `prefix`, sorted; placeholders of folders are none."""
+        return (entry.name for entry in self.entries(prefix))
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield the objects whose names start with `prefix`; placeholders of folders are none."""
         start = len(self._prefix)
-        yield from (key[start:] for key in self._keys(prefix) if not key.endswith("/"))
+        for found in self._found(prefix):
+            if not found["Key"].endswith("/"):
+                yield Entry(found["Key"][start:], int(found["Size"]), None)
 
     def write(self, name: str, data: bytes, attributes: Attributes) -> None:
         """Write an object."""
@@ -145,9 +146,12 @@ class S3Store:
         return head
 
     def _keys(self, prefix: str) -> Iterator[str]:
+        return (found["Key"] for found in self._found(prefix))
+
+    def _found(self, prefix: str) -> Iterator[dict[str, Any]]:
         pages = _client().get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix + prefix):
-            yield from (entry["Key"] for entry in page.get("Contents", []))
+            yield from page.get("Contents", [])
 
     def _upload(self, name: str, attributes: Attributes, file: BinaryIO) -> None:
         from boto3.s3.transfer import TransferConfig

@@ -38,6 +38,14 @@ class Failure(NamedTuple):
     advice: str
 
 
+class Entry(NamedTuple):
+    """A stored file, as a listing tells; `crc32c` is None where listings do not."""
+
+    name: str
+    bytes: int
+    crc32c: int | None
+
+
 class Pending(Protocol):
     """A file being written, which has no name yet.
 
@@ -49,7 +57,7 @@ class Pending(Protocol):
     descriptor: int
 
     def commit(self, file: BinaryIO) -> None:
-        """Let the file, flushed, appear under its name, replacing what was there."""
+        """Close the file, and let it appear under its name, replacing what was there."""
 
     def abort(self) -> None:
         """Remove what was written."""
@@ -67,11 +75,11 @@ class Store(Protocol):
     def size(self, name: str) -> int | None:
         """Return the stored bytes of a file."""
 
-    def sizes(self, names: list[str]) -> list[int | None]:
-        """Return the stored bytes of each file."""
-
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names that start with `prefix`, sorted; temporary ones too."""
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Yield the files whose names start with `prefix`, in any order; temporary ones too."""
 
     def write(self, name: str, data: bytes, attributes: Attributes) -> None:
         """Write a whole file at once, replacing what was there."""

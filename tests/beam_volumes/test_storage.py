@@ -86,7 +86,9 @@ def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert (tmp_path / "a/chunk.gz").read_bytes() == b"packed"
     assert [folder.read_range("a/b/c", 2, n) for n in (3, 100, 0)] == [b"234", b"23456789", b""]
     assert folder.read_range("a/b/c", 10, 5) == b""
-    assert folder.sizes(["a/b/c", "none", "a"]) == {"a/b/c": 10, "none": None, "a": None}
+    assert [folder.size(name) for name in ("a/b/c", "none", "a")] == [10, None, None]
+    assert sorted(folder.entries("a/")) == [("a/b/c", 10, None), ("a/chunk.gz", 6, None)]
+    assert list(folder.read_many(["a/b/c", "none"])) == [folder.read("a/b/c"), None]
     assert [folder.exists(name) for name in ("a/b/c", "a", "none")] == [True, False, False]
 
 

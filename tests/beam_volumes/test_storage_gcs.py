@@ -124,10 +124,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content-Range"] = f"bytes {start}-{start + len(part) - 1}/{len(data)}"
         return self._send(206, part, headers)
 
+    def _facts(self, name: str) -> dict[str, str]:
+        data, _ = self.fake.objects[name]
+        return {"size": str(len(data)), "crc32c": base64.b64encode(crc32c.crc32c(data).to_bytes(4, "big")).decode()}
+
     def _list(self) -> None:
         start, prefix = self.query.get("pageToken", ""), self.query.get("prefix", "")
         names = sorted(name for name in [*self.fake.objects] if name.startswith(prefix) and name > start)
-        answer: dict[str, Any] = {"items": [{"name": name} for name in names[:PAGE]]}
+        items = [{"name": name, **self._facts(name)} for name in names[:PAGE]]
+        answer: dict[str, Any] = {"items": items}
         if len(names) > PAGE:
             answer["nextPageToken"] = names[PAGE - 1]
         self._send_json(answer)
@@ -204,7 +209,8 @@ def test_files_are_read_as_they_were_written(server: FakeGcs, folder: Folder) ->
     assert again.read("chunk") == b"not really gzip"
     assert [folder.read_range("a/b", 2, n) for n in (3, 100, 0)] == [b"234", b"23456789", b""]
     assert folder.read_range("a/b", 10, 5) == b""
-    assert folder.sizes(["a/b", "none"]) == {"a/b": 10, "none": None}
+    assert [folder.size(name) for name in ("a/b", "none")] == [10, None]
+    assert list(folder.entries("a/")) == [("a/b", 10, crc32c.crc32c(folder.read("a/b") or b""))]
     assert [folder.exists(name) for name in ("a/b", "a")] == [True, False]
     found = {name: metadata for name, (_, metadata) in server.objects.items()}
     assert found["volume/a/b"]["cacheControl"] == "no-cache"

@@ -63,7 +63,8 @@ def test_s3_files_are_read_as_they_were_written(client: Any, folder: Folder) -> 
     assert again.read("chunk") == b"packed"
     assert [folder.read_range("a/b", 2, n) for n in (3, 100, 0)] == [b"234", b"23456789", b""]
     assert folder.read_range("a/b", 10, 5) == b""
-    assert folder.sizes(["a/b", "none"]) == {"a/b": 10, "none": None}
+    assert [folder.size(name) for name in ("a/b", "none")] == [10, None]
+    assert list(folder.entries("a/")) == [("a/b", 10, None)]
     assert [folder.exists(name) for name in ("a/b", "a")] == [True, False]
     info = client.head_object(Bucket="bucket", Key="volume/a/b")
     assert (info["ContentType"], info["CacheControl"]) == ("application/json", "no-cache")
@@ -234,7 +235,9 @@ def test_files_behind_a_web_server_are_read(web: Folder) -> None:
         assert [web.read_range(name, 2, n) for n in (3, 100, 0)] == [b"234", b"23456789", b""]
         assert web.read_range(name, 10, 5) == b""
     assert web.read_range("none", 0, 5) is None
-    assert web.sizes(["plain", "none"]) == {"plain": 10, "none": None}
+    assert [web.size(name) for name in ("plain", "none")] == [10, None]
+    with pytest.raises(SourceError, match="expected a place whose files can be listed"):
+        list(web.entries())
     assert web.exists("plain")
 
 
