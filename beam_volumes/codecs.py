@@ -7,6 +7,7 @@ https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed
 from __future__ import annotations
 
 import gzip
+import math
 from dataclasses import dataclass
 
 import brotli
@@ -42,16 +43,27 @@ class _Encoding:
     lossy: bool = False
     already_compressed: bool = False
     """Nothing is gained by compressing the encoded bytes again."""
+    longest: int | None = None
+    """The longest side that can be encoded: of the chunk, or of its image; None for any."""
+    is_image: bool = False
+    """A chunk is laid out as one image, x pixels wide and y * z high."""
+    most_blocks: int | None = None
+    """Of `BLOCK_SIZE`; None for any."""
 
 
 _ENCODINGS = {
     "raw": _Encoding(DATA_TYPES, None),
-    "compressed_segmentation": _Encoding(("uint32", "uint64"), (1,)),
-    "compresso": _Encoding(_UNSIGNED, (1,)),
+    # A block's header is two words of 32 bits and says in 24 bits after how many words its table begins:
+    # https://github.com/google/neuroglancer/tree/master/src/sliceview/compressed_segmentation. Varied voxels reach that
+    # limit far earlier, as tables and values stand between the headers.
+    "compressed_segmentation": _Encoding(("uint32", "uint64"), (1,), most_blocks=2**23 - 1),
+    # Its header has 16 bits for a side; of longer chunks it keeps a part, without an error.
+    "compresso": _Encoding(_UNSIGNED, (1,), longest=2**16 - 1),
     "crackle": _Encoding(_UNSIGNED, (1,)),
-    # CloudVolume cannot read back PNG chunks of several channels, nor write 16-bit ones.
-    "png": _Encoding(("uint8",), (1,), already_compressed=True),
-    "jpeg": _Encoding(("uint8",), (1, 3), lossy=True, already_compressed=True),
+    # Several channels: the formats have the channels of a pixel side by side, CloudVolume 12 reads them one plane after
+    # another. Longest sides: of libjpeg when it writes, of libpng (and so tensorstore) when it reads.
+    "png": _Encoding(("uint8",), (1,), already_compressed=True, longest=1_000_000, is_image=True),
+    "jpeg": _Encoding(("uint8",), (1,), lossy=True, already_compressed=True, longest=65_500, is_image=True),
 }
 
 ENCODINGS = tuple(_ENCODINGS)
@@ -89,6 +101,30 @@ def check_encoding(encoding: str, layer_type: str, data_type: str, num_channels:
         )
 
 
+def check_chunk(encoding: str, chunk: Vec) -> None:
+    """Refuse chunks of a shape, XYZ voxels, that an encoding cannot hold whatever the voxels are.
+
+    Raises:
+        OptionError: with the limit.
+
+    """
+    kind = _ENCODINGS[encoding]
+    x, y, z = chunk
+    sides = (x, y * z) if kind.is_image else chunk
+    blocks = math.prod(-(-n // b) for n, b in zip(chunk, BLOCK_SIZE, strict=True))
+    if kind.longest is not None and max(sides) > kind.longest:
+        what = "chunks that make images of x by y*z pixels, each side" if kind.is_image else "chunks with each side"
+        limit, came = f"{what} {kind.longest:,} at most", " x ".join(f"{n:,}" for n in sides)
+    elif kind.most_blocks is not None and blocks > kind.most_blocks:
+        limit, came = f"chunks of {kind.most_blocks:,} blocks of 8 x 8 x 8 at most", f"{blocks:,} blocks"
+    else:
+        return
+    raise OptionError(
+        f"--chunk_size: expected {limit}, for {encoding}, came {came}: make the chunks smaller, or choose another "
+        "--encoding"
+    )
+
+
 def compression_of(encoding: str, compress: str) -> str:
     """Return what is put around chunks of this encoding: `compress`, or none where they are compressed already."""
     return "none" if _ENCODINGS[encoding].already_compressed else compress
@@ -99,18 +135,26 @@ def encode_chunk(array: Array, encoding: str) -> bytes:
 
     Args:
         array: XYZC voxels of the chunk's own shape; a chunk at the volume's edge is not padded.
-        encoding: one of `ENCODINGS`, which `check_encoding` has accepted.
+        encoding: one of `ENCODINGS`, which `check_encoding` and `check_chunk` have accepted.
+
+    Raises:
+        OptionError: these voxels are more, or more varied, than the encoding can hold.
 
     """
     # compressed_segmentation wants to own its input, crackle and compresso one Fortran-ordered block.
     array = np.asfortranarray(array)
-    return bytes(cloudvolume_chunks.encode(array, encoding, block_size=BLOCK_SIZE))
-
-
-def decode_chunk(data: bytes, encoding: str, shape: tuple[int, int, int, int], data_type: str) -> Array:
-    """Decode one chunk to XYZC voxels of `shape`, Fortran order; the inverse of `encode_chunk`, but for jpeg."""
-    array = cloudvolume_chunks.decode(data, encoding, shape=shape, dtype=np.dtype(data_type), block_size=BLOCK_SIZE)
-    return np.asfortranarray(array)
+    try:
+        return bytes(cloudvolume_chunks.encode(array, encoding, block_size=BLOCK_SIZE))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Each library has errors of its own.
+        shape = " x ".join(str(n) for n in array.shape[:3])
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise OptionError(
+            f"--chunk_size: expected voxels that {encoding} can hold, came a chunk of {shape} that it cannot "
+            f"({reason}): choose smaller chunks, or another --encoding"
+        ) from error
 
 
 def compress(data: bytes, compression: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beam_volumes.codecs import check_encoding, compression_of, default_encoding
+from beam_volumes.codecs import check_chunk, check_encoding, compression_of, default_encoding
 from beam_volumes.errors import OptionError
 from beam_volumes.export import Server
 from beam_volumes.geometry import Box, Vec
@@ -153,12 +153,13 @@ def plan_scale(source: Source, box: Box, chunk: Vec, encoding: str | None) -> Sc
     """Return the scale to write, not yet sharded; `box` in destination voxels.
 
     Raises:
-        OptionError: the encoding does not fit the voxels.
+        OptionError: the encoding does not fit the voxels, or the chunks.
 
     """
     kind = (source.layer_type, source.data_type, source.num_channels)
     encoding = encoding or default_encoding(*kind)
     check_encoding(encoding, *kind)
+    check_chunk(encoding, _least(chunk, box.shape))
     return Scale(source.resolution_nm, box, chunk, encoding, source.data_type, source.num_channels, None)
 
 
@@ -217,6 +218,10 @@ def _resolved(url: str) -> str:
 
 def _sum(a: Vec, b: Vec) -> Vec:
     return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
+
+
+def _least(a: Vec, b: Vec) -> Vec:
+    return (min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]))
 
 
 def _voxel_bytes(scale: Scale) -> int:

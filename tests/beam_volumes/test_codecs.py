@@ -2,23 +2,32 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from cloudvolume import chunks as cloudvolume_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_volumes.codecs import (
+    BLOCK_SIZE,
     DATA_TYPES,
     ENCODINGS,
+    check_chunk,
     check_encoding,
     compress,
     compression_of,
-    decode_chunk,
     decompress,
     default_encoding,
     encode_chunk,
 )
 from beam_volumes.errors import CorruptDataError, OptionError
+from beam_volumes.geometry import Vec
 
 LOSSLESS = [e for e in ENCODINGS if e != "jpeg"]
+
+
+def decoded_as(data: bytes, encoding: str, like: np.ndarray) -> np.ndarray:
+    """Decode as CloudVolume does."""
+    decode = cloudvolume_chunks.decode
+    return np.asarray(decode(data, encoding, shape=like.shape, dtype=like.dtype, block_size=BLOCK_SIZE))
 
 
 @st.composite
@@ -43,7 +52,7 @@ def voxels(draw: st.DrawFn) -> tuple[str, np.ndarray]:
 @settings(derandomize=True, deadline=None, max_examples=150)
 def test_lossless_encodings_give_back_every_voxel(case: tuple[str, np.ndarray]) -> None:
     encoding, array = case
-    decoded = decode_chunk(encode_chunk(array, encoding), encoding, array.shape, str(array.dtype))
+    decoded = decoded_as(encode_chunk(array, encoding), encoding, array)
     np.testing.assert_array_equal(decoded, array)
     assert decoded.dtype == array.dtype
 
@@ -58,8 +67,55 @@ def test_a_part_of_a_larger_array_encodes_like_a_copy_of_it() -> None:
 def test_jpeg_is_near_for_smooth_images() -> None:
     x = np.linspace(0, 255, 64).astype(np.uint8)
     array = np.broadcast_to(x[:, None, None, None], (64, 64, 4, 1))
-    decoded = decode_chunk(encode_chunk(array, "jpeg"), "jpeg", array.shape, "uint8")
+    decoded = decoded_as(encode_chunk(array, "jpeg"), "jpeg", array)
     assert np.abs(decoded.astype(int) - array.astype(int)).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("encoding", "largest", "longer", "message"),
+    [
+        (
+            "jpeg",
+            (65_500, 2, 2),
+            (65_501, 1, 1),
+            r"x by y\*z pixels, each side 65,500 at most, for jpeg, came 65,501 x 1",
+        ),
+        (
+            "jpeg",
+            (2, 655, 100),
+            (2, 655, 101),
+            "65,500 at most, for jpeg, came 2 x 66,155: make the chunks smaller, or",
+        ),
+        ("png", (1, 1000, 1000), (1, 1000, 1001), "each side 1,000,000 at most, for png, came 1 x 1,001,000"),
+        ("compresso", (65_535, 1, 1), (65_536, 1, 1), "each side 65,535 at most, for compresso, came 65,536 x 1 x 1"),
+        ("compresso", (1, 1, 65_535), (1, 1, 65_536), "each side 65,535 at most, for compresso, came 1 x 1 x 65,536"),
+    ],
+)
+def test_chunks_longer_than_an_encoding_holds_are_refused(
+    encoding: str, largest: Vec, longer: Vec, message: str
+) -> None:
+    check_chunk(encoding, largest)
+    array = np.ones((*largest, 1), "uint8", order="F")
+    np.testing.assert_array_equal(decoded_as(encode_chunk(array, encoding), encoding, array), array)
+    with pytest.raises(OptionError, match=f"--chunk_size: expected chunks .*{message}"):
+        check_chunk(encoding, longer)
+
+
+def test_chunks_of_more_blocks_than_can_be_numbered_are_refused() -> None:
+    check_chunk("compressed_segmentation", (8, 8, 8 * (2**23 - 1)))
+    with pytest.raises(OptionError, match=r"of 8,388,607 blocks of 8 x 8 x 8 at most, .* came 8,388,608 blocks: make"):
+        check_chunk("compressed_segmentation", (8, 8, 8 * (2**23 - 1) + 1))
+    for encoding in ("raw", "crackle"):
+        check_chunk(encoding, (2**20, 2**20, 2**20))
+
+
+def test_voxels_too_varied_for_an_encoding_are_named() -> None:
+    array = np.arange(256 * 256 * 104, dtype=np.uint64).reshape((256, 256, 104, 1), order="F")
+    message = (
+        r"--chunk_size: .*compressed_segmentation can hold, came a chunk of 256 x 256 x 104 .*\(.*too large and var"
+    )
+    with pytest.raises(OptionError, match=rf"{message}.*\): choose smaller chunks, or another --encoding$"):
+        encode_chunk(array, "compressed_segmentation")
 
 
 @pytest.mark.parametrize("compression", ["gzip", "br", "none"])
@@ -87,7 +143,8 @@ def test_damaged_bytes_are_named(compression: str) -> None:
         ("compresso", "segmentation", "uint64", 2, "(raw)"),
         ("jpeg", "segmentation", "uint8", 1, "raw, compresso, crackle, png"),
         ("png", "image", "float32", 1, "(raw)"),
-        ("jpeg", "image", "uint8", 2, "(raw)"),
+        ("jpeg", "image", "uint8", 3, "(raw)"),
+        ("png", "image", "uint8", 3, "(raw)"),
     ],
 )
 def test_an_encoding_that_does_not_fit_is_refused_with_those_that_do(

@@ -28,7 +28,7 @@ from beam_volumes.export_planning import (
 from beam_volumes.geometry import Box
 from beam_volumes.graphene import Limits, RootQuestion
 from beam_volumes.provenance import Launch
-from beam_volumes.runs import inspect_destination, scratch_url
+from beam_volumes.runs import inspect_destination
 from beam_volumes.sources import Source, describe_source, open_reader
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
@@ -65,7 +65,6 @@ def plan_of(source: Source, folder: Path, **options: Any) -> ExportPlan:
         reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
         fill_missing=False,
         lookahead_bytes=MEMORY // 8,
-        scratch=scratch_url(claim, None),
         inline_bytes=0,
         launch=Launch("me", {}),
     )
@@ -116,6 +115,7 @@ def test_the_encoding_fits_the_voxels(
         (("segmentation", "uint8", 1), "jpeg"),
         (("image", "float32", 1), "compressed_segmentation"),
         (("segmentation", "uint64", 2), "crackle"),
+        (("image", "uint8", 3), "jpeg"),
     ],
 )
 def test_encodings_that_do_not_fit_are_refused(source: Source, kind: tuple[str, str, int], encoding: str) -> None:
@@ -126,6 +126,17 @@ def test_encodings_that_do_not_fit_are_refused(source: Source, kind: tuple[str, 
         plan_scale(source, source.box, (64, 64, 16), encoding)
     with pytest.raises(OptionError, match=r"--src: expected voxels of one of the types .*, came float64"):
         plan_scale(replace(source, data_type="float64"), source.box, (64, 64, 16), None)
+
+
+def test_chunks_that_the_encoding_cannot_hold_are_refused(source: Source) -> None:
+    image = replace(source, layer_type="image", data_type="uint8", box=Box((0, 0, 0), (9, 2000, 2000)))
+    assert plan_scale(image, image.box, (128, 100, 655), "jpeg").chunk == (128, 100, 655)
+    with pytest.raises(
+        OptionError, match=r"--chunk_size: expected chunks .* for jpeg, came 9 x 65,600: make the chunks"
+    ):
+        plan_scale(image, image.box, (128, 100, 656), "jpeg")
+    # Of chunks that are larger than the volume, only what is in it is encoded.
+    assert plan_scale(image, Box((0, 0, 0), (9, 9, 9)), (128, 100, 656), "jpeg").chunk == (128, 100, 656)
 
 
 def test_chunks_and_stored_chunks_have_to_fit_the_memory(source: Source) -> None:
