@@ -22,6 +22,12 @@ from beam_volumes.precomputed.morton import bits_per_axis, compressed_morton_cod
 _SHARD_INDEX_ROW_BYTES = 16
 _MINISHARD_INDEX_ROW_BYTES = 24
 
+_MOST_CHUNK_BITS = 16
+"""A shard holds 65,536 chunks at most. Its owner keeps about 750 bytes for each chunk (its pieces, its place in the
+index), 50 MB in all, and a reader fetches some 10 KB of indices before a chunk; with small chunks both would go on
+growing with the memory target, and there would be too few shards to share the work.
+"""
+
 
 @dataclass(frozen=True)
 class ShardingSpec:
@@ -64,7 +70,7 @@ class ShardingSpec:
 
 
 def plan_sharding(grid_shape: Vec, chunk_bytes: int, memory_target: int, data_encoding: str) -> ShardingSpec:
-    """Return the sharding with the fewest shards whose voxels fit the memory target.
+    """Return the sharding with the fewest shards whose voxels fit the memory target, of 65,536 chunks at most.
 
     Within a shard the minishards are as many as make the least to fetch before a chunk: one row of the shard index for
     each minishard, and one minishard index.
@@ -85,13 +91,13 @@ def plan_sharding(grid_shape: Vec, chunk_bytes: int, memory_target: int, data_en
             f"{chunk_bytes:,}: make them smaller, or raise --memory_target"
         )
     total = sum(bits_per_axis(grid_shape))
-    bits = min(total, (memory_target // chunk_bytes).bit_length() - 1)
+    bits = min(total, _MOST_CHUNK_BITS, (memory_target // chunk_bytes).bit_length() - 1)
     minishard = min(range(bits + 1), key=lambda m: (_bytes_before_a_chunk(m, bits - m), m))
     return ShardingSpec(bits - minishard, minishard, total - bits, "gzip", data_encoding)
 
 
 def _bytes_before_a_chunk(minishard_bits: int, preshift_bits: int) -> int:
-    return _SHARD_INDEX_ROW_BYTES * 2**minishard_bits + _MINISHARD_INDEX_ROW_BYTES * 2**preshift_bits
+    return (_SHARD_INDEX_ROW_BYTES << minishard_bits) + (_MINISHARD_INDEX_ROW_BYTES << preshift_bits)
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,15 @@ def test_sharding_is_as_coarse_as_memory_allows_with_small_indices() -> None:
     assert plan_sharding((1, 1, 1), 2**22, 2**22, "raw") == ShardingSpec(0, 0, 0, "gzip", "raw")
 
 
+@pytest.mark.parametrize(("chunk_bytes", "bits"), [(1, 16), (16**3, 16), (53_405, 16), (53_407, 15), (2**30, 1)])
+def test_a_shard_holds_65536_chunks_at_most_however_small_they_are(chunk_bytes: int, bits: int) -> None:
+    spec = plan_sharding((1024, 1024, 1024), chunk_bytes, 3_500_000_000, "gzip")
+    assert spec.preshift_bits + spec.minishard_bits == bits
+    assert spec.shard_bits == 30 - bits
+    grid = ShardGrid((1024, 1024, 1024), spec)
+    assert (grid.chunk_count(0), len(grid)) == (2**bits, 2 ** (30 - bits))
+
+
 def test_a_volume_of_one_shard_has_a_name_as_other_tools_write_it() -> None:
     specification = ShardingSpecification.from_dict(ShardingSpec(3, 2, 0).to_info())
     assert ShardReader(None, None, specification).get_filename(5) == ShardingSpec(3, 2, 0).shard_name(0)
