@@ -1,15 +1,19 @@
-"""Refusing what CloudVolume 12 reads wrongly without saying so."""
+"""Refusing what CloudVolume 12 reads wrongly without saying so, and what must not stand in a volume's records."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
+import cloudfiles.paths
 import numpy as np
 
 from beam_volumes.errors import OptionError
+from beam_volumes.storage.urls import check_public, split_schemes, without_secrets
 
+_FORMATS = ("precomputed", "zarr", "zarr2", "zarr3", "n5")
 _IMAGE_ENCODINGS = ("jpeg", "png", "jxl")
 _STORED_AS = ("chunks", "dtype", "order", "compressor", "filters", "dimension_separator")
 
@@ -18,6 +22,54 @@ def format_of(url: str) -> str:
     """Return the format that a location names: "zarr", "n5", or "precomputed" for the rest."""
     found = re.match(r"(zarr|n5)\d?://", url)
     return found[1] if found else "precomputed"
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Whether a location, in any format, is on this machine's file system."""
+    return _protocols(url) in ([], ["file"])
+
+
+def check_location(url: str, named: str) -> None:
+    """Refuse a location that holds a secret, or that CloudVolume would take for another, such as a local path.
+
+    Args:
+        url: where voxels are to be read.
+        named: what says so, for messages: an option, or a field of a server's info.
+
+    Raises:
+        OptionError: with the locations that there are.
+
+    """
+    try:
+        check_public(url)
+    except OptionError as error:
+        raise OptionError(f"{named}: {error}") from None
+    if suffix := re.search(r"\|[\w-]+:$", url.strip()):
+        raise OptionError(
+            f"{named}: expected the format before the location, as zarr2://gs://bucket/path, came "
+            f"{without_secrets(url)}: leave out {suffix[0]} at its end"
+        )
+    # CloudVolume itself reads the file with the user's names for stores only when it needs one.
+    cloudfiles.paths.update_aliases_from_file()
+    known = [name for name in cloudfiles.paths.ALLOWED_PROTOCOLS if name != "mem"]
+    protocols = _protocols(url)
+    if protocols[:1] == ["s3"] and protocols[1:] in (["https"], ["http"]):
+        # The address of another store than Amazon's.
+        return
+    if len(protocols) > 1 or not set(protocols) <= set(known):
+        raise OptionError(
+            f"{named}: expected a local path or one of {_list(known)} (with one of {_list(_FORMATS)} before it), "
+            f"graphene:// or made://, came {without_secrets(url)}"
+        )
+
+
+def _list(schemes: Iterable[str]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in schemes)
+
+
+def _protocols(url: str) -> list[str]:
+    schemes, _ = split_schemes(url)
+    return schemes[1:] if schemes[:1] and schemes[0] in _FORMATS else schemes
 
 
 def check_readable(url: str, volume: Any, mip: int) -> None:

@@ -18,7 +18,8 @@ from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.graphene import GraphInfo
 from beam_volumes.precomputed.info import Json
-from beam_volumes.source_checks import check_readable, format_of
+from beam_volumes.source_checks import check_location, check_readable, format_of
+from beam_volumes.storage.urls import redacted
 from beam_volumes.testing.made import open_made
 
 _MADE = "made://"
@@ -73,13 +74,14 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Sourc
         graph: what the proofreading server says of `url`.
 
     Raises:
-        OptionError: there is no such volume or mip, or CloudVolume would read it wrongly.
+        OptionError: there is no such volume or mip, CloudVolume would read it wrongly, or its URL holds a secret.
         SourceError: the volume cannot be read.
 
     """
     if url.startswith(_MADE):
         return _describe_made(url, mip)
     voxels_url = graph.data_dir if graph else url
+    check_location(voxels_url, f"{url}: data_dir of its info" if graph else "--src")
     volume = _open_volume(voxels_url, mip, None)
     check_readable(voxels_url, volume, mip)
     scale = volume.scale
@@ -172,10 +174,12 @@ class _VolumeReader:
         except EmptyVolumeException as error:
             raise SourceError(
                 f"{source.voxels_url}, mip {source.mip}: expected every chunk of {box}, but one is missing "
-                f"({error}): restore it, or accept holes with --fill_missing"
+                f"({redacted(str(error))}): restore it, or accept holes with --fill_missing"
             ) from error
         except Exception as error:
-            raise SourceError(f"{source.voxels_url}, mip {source.mip}, box {box}: cannot read: {error!r}") from error
+            raise SourceError(
+                f"{source.voxels_url}, mip {source.mip}, box {box}: cannot read: {redacted(repr(error))}"
+            ) from error
         array = np.asarray(cutout)
         expected = (*box.shape, source.num_channels)
         if box.voxels == 1:
@@ -229,10 +233,10 @@ def _open_volume(url: str, mip: int, info: Json | None) -> Any:
             return volume
     except (InfoUnavailableError, ScaleUnavailableError) as error:
         raise OptionError(
-            f"--src: expected a volume at {url}, but it has no metadata that can be read: {error}"
+            f"--src: expected a volume at {url}, but it has no metadata that can be read: {redacted(str(error))}"
         ) from error
     except Exception as error:
-        raise SourceError(f"--src: cannot open {url}: {error!r}") from error
+        raise SourceError(f"--src: cannot open {url}: {redacted(repr(error))}") from error
     raise OptionError(f"--mip: expected one of {mips}, the mips of {url}, came {mip}")
 
 

@@ -29,17 +29,41 @@ def normalize(url: str) -> str:
         scheme, path = "file", text
     if scheme not in SCHEMES or not path or (scheme != "file" and not path.strip("/")):
         raise OptionError(
-            f"{_without_secrets(url)!r}: expected a local path, file:///path, gs://bucket/path, s3://bucket/path or "
+            f"{without_secrets(url)!r}: expected a local path, file:///path, gs://bucket/path, s3://bucket/path or "
             "https://host/path: give one of these"
         )
     if scheme == "file":
         return f"file://{os.path.abspath(os.path.expanduser(path))}"
-    if scheme in ("https", "http") and re.search(r"[?#]|^[^/]*@", path):
+    check_public(text)
+    return f"{scheme}://{path.strip('/')}"
+
+
+def split_schemes(url: str) -> tuple[list[str], str]:
+    """Return the schemes that a location begins with and the rest: `zarr://gs://a/b` is (["zarr", "gs"], "a/b")."""
+    text = url.strip()
+    schemes = re.match(r"(?:[A-Za-z][\w+.-]*://)*", text, re.ASCII)[0]  # type: ignore[index]
+    return schemes.split("://")[:-1], text[len(schemes) :]
+
+
+def check_public(url: str) -> None:
+    """Refuse a location, with whatever schemes before it, that holds a password, a query or a fragment.
+
+    Raises:
+        OptionError: it does; what may be secret is not shown.
+
+    """
+    schemes, rest = split_schemes(url)
+    if not schemes or schemes[-1] == "file":
+        return
+    authority = rest.partition("/")[0]
+    # A password with a slash in it looks like a port that is no number.
+    is_web = schemes[-1].lower().endswith(("http", "https"))
+    strange = is_web and (re.search(r"[?#]", rest) or not re.fullmatch(r"(\[.*\]|[^:]*)(:\d*)?", authority))
+    if "@" in authority or strange:
         raise OptionError(
-            f"{_without_secrets(url)}: expected a plain address, came one with a query or a password, which cannot be "
+            f"{without_secrets(url)}: expected a plain address, came one with a query or a password, which cannot be "
             "kept secret in a volume's records: use a public address, or gs:// or s3:// with credentials"
         )
-    return f"{scheme}://{path.strip('/')}"
 
 
 def is_local(url: str) -> bool:
@@ -73,12 +97,17 @@ def stored_name(url: str, name: str, compression: str) -> str:
     return name + _EXTENSIONS[compression] if is_local(url) else name
 
 
+def without_secrets(url: str) -> str:
+    """Return a location up to what may be secret."""
+    schemes, rest = split_schemes(url)
+    authority = rest.partition("/")[0]
+    if "@" in rest or ":" in authority:
+        return f"{'://'.join([*schemes, ''])}..."
+    return re.sub(r"([?#]).*", r"\1...", url, flags=re.DOTALL)
+
+
 def redacted(text: str) -> str:
     """Return an error's text without what may be a secret: queries and passwords of URLs, tokens."""
     text = re.sub(r"\?[^\s'\"<>)]+", "?...", text)
     text = re.sub(r"//[^/\s@]+@", "//...@", text)
     return re.sub(r"(?i)\b(authorization|bearer|basic|token)\b[:=\s]+((bearer|basic)\s+)?[^\s,;]+", r"\1 ...", text)
-
-
-def _without_secrets(url: str) -> str:
-    return redacted(re.sub(r"#.*", "#...", url))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pytest
 import tensorstore as ts
 from cloudvolume import CloudVolume
+from cloudvolume.frontends.precomputed import CloudVolumePrecomputed
 
 from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Vec
@@ -317,6 +319,88 @@ def test_a_damaged_chunk_is_no_hole(tmp_path: Path) -> None:
 def test_no_volume(prefix: str, tmp_path: Path) -> None:
     with pytest.raises((OptionError, SourceError), match=f"--src: .*{prefix}file://{tmp_path}/none"):
         describe_source(f"{prefix}file://{tmp_path}/none", 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "gopher://host/volume",
+        "precomputed://gopher://host/volume",
+        "mem://bucket/volume",
+        "boss://collection/experiment/channel",
+        "gs://gs://bucket/volume",
+        "https://https://host/volume",
+        "ftp://host/volume?token=s3cr3t",
+    ],
+)
+def test_schemes_that_cloudvolume_would_take_for_paths_are_refused(url: str) -> None:
+    shown = re.escape(url.partition("?")[0])
+    with pytest.raises(
+        OptionError, match=rf"--src: expected a local path or one of .*gs://, .* came {shown}"
+    ) as caught:
+        describe_source(url, 0)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_format_behind_the_location_is_refused(tmp_path: Path) -> None:
+    url = write_zarr2(tmp_path / "v", some_voxels((*SHAPE, 1), "uint16"), ">").removeprefix("zarr://")
+    with pytest.raises(
+        OptionError, match=r"--src: expected the format before .*, came file://.*: leave out \|zarr2: at"
+    ):
+        describe_source(f"{url}|zarr2:", 0)
+
+
+SECRETS = [
+    "http://user:s3cr3t@127.0.0.1:1/volume",
+    "precomputed://http://user:s3cr3t@127.0.0.1:1/volume",
+    "zarr://https://s3cr3t@127.0.0.1:1/volume",
+    "https://user:s3/cr3t@127.0.0.1:1/volume",
+    "https://127.0.0.1:1/volume?token=s3cr3t",
+    "https://127.0.0.1:1/volume?user=me@here&token=s3cr3t",
+    "HTTPS://127.0.0.1:1/volume#s3cr3t",
+    "middleauth+https://127.0.0.1:1/volume?token=s3cr3t",
+    "s3://https://key:s3cr3t@127.0.0.1:1/bucket/volume",
+    "gs://key:s3cr3t@bucket/volume",
+    " https://key:s3cr3t@127.0.0.1:1/volume",
+]
+
+
+@pytest.mark.parametrize("url", SECRETS)
+def test_secrets_in_a_location_are_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(
+        OptionError, match=r"--src: .*: expected a plain address, came one with a query or a password"
+    ) as e:
+        describe_source(url, 0)
+    table = "graphene://https://host/segmentation/table/a"
+    with pytest.raises(OptionError, match=f"{table}: data_dir of its info: .*: expected a plain address") as f:
+        describe_source(table, 0, graph_info(url, (32, 32, 16)))
+    for secret in ("s3cr3t", "cr3t", "key", "user"):
+        assert secret not in f"{e.value}{f.value}"
+
+
+def test_locations_without_secrets_are_tried(tmp_path: Path) -> None:
+    for url in (f"file://{tmp_path}/a@b?c#d", f"{tmp_path}/a:b@c", f"zarr2://file://{tmp_path}/x@y"):
+        with pytest.raises((OptionError, SourceError), match=r"--src: (cannot open|expected a volume)"):
+            describe_source(url, 0)
+
+
+def test_secrets_of_cloudvolume_s_errors_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("GET https://me:s3cr3t@host/x?token=s3cr3t: 403, Authorization: Bearer s3cr3t")
+
+    source = describe_source(write_precomputed(tmp_path / "v", some_voxels((*SHAPE, 1), "uint8")), 0)
+    reader = open_reader(source, fill_missing=False)
+    monkeypatch.setattr(CloudVolumePrecomputed, "download", fail)
+    with pytest.raises(
+        SourceError, match=r"cannot read: RuntimeError\('GET https://\.\.\.@host/x\?\.\.\. 403"
+    ) as caught:
+        reader.read(source.box)
+    monkeypatch.setattr("beam_volumes.sources.CloudVolume", fail)
+    with pytest.raises(
+        SourceError, match=r"--src: cannot open file://.*: RuntimeError\('GET https://\.\.\.@"
+    ) as opening:
+        describe_source(source.url, 0)
+    assert "s3cr3t" not in f"{caught.value}{opening.value}"
 
 
 @pytest.mark.parametrize("mip", [-1, 1, 7])

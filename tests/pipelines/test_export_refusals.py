@@ -125,7 +125,12 @@ def assert_matches(message: str, line: str) -> None:
 SOURCES = {
     "no volume": ("file://{tmp}/nothing", r"--src: expected a volume at file://\S+/nothing, but"),
     "no zarr": ("zarr://file://{tmp}/nothing", r"--src: .*zarr://file://\S+/nothing"),
-    "unknown scheme": ("gopher://host/volume", r"--src: .*gopher://host/volume"),
+    "unknown scheme": ("gopher://host/volume", r"--src: expected a local path or one of gs://.*gopher://host/volume"),
+    "password": (
+        "precomputed://http://me:pw@127.0.0.1:1/v",
+        r"--src: precomputed://http://\.\.\.: expected a plain addr",
+    ),
+    "token": ("https://127.0.0.1:1/v?token=pw", r"--src: https://\.\.\.: expected a plain address"),
     "made of nothing": ("made://neurons", r"--src: expected made://neurons\?size=X,Y,Z .*came made://neurons"),
     "made of something else": ("made://glia?size=8,8,8", r"--src: expected made://neurons.*came made://glia"),
     "made with a misspelt part": ("made://neurons?siez=8,8,8", r"--src: expected .*size.*came .*siez"),
