@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
-from beam_volumes.block_reading import BlockReader, Clock, RootReader
+from beam_volumes.block_reading import BlockReader, Clock, RegionReader, RegionReading, RootReader
 from beam_volumes.codecs import Array, compress, encode_chunk
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.graphene import GrapheneTable, Limits, RootClient, RootQuestion, find_token
@@ -17,7 +17,7 @@ from beam_volumes.parcels import Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.provenance import Launch
 from beam_volumes.reading_plan import ReadingPlan
-from beam_volumes.runs import Claim, check_claim
+from beam_volumes.runs import Claim, check_claim, record_holes
 from beam_volumes.shard_assembly import PIECE_COMPRESSION
 from beam_volumes.sources import Source, open_reader
 from beam_volumes.targets import Target
@@ -47,7 +47,6 @@ class ExportPlan:
         server: None where voxels are exported as they are.
         translate: destination minus source, voxels.
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
-        scratch: folder of the packs.
         inline_bytes: what a region may send along without a pack.
         launch: who launched it, with which versions.
         finished: a bit per shard that an earlier run has written.
@@ -62,7 +61,6 @@ class ExportPlan:
     reading: ReadingPlan
     fill_missing: bool
     lookahead_bytes: int
-    scratch: str
     inline_bytes: int
     launch: Launch
     finished: bytes = b""
@@ -124,11 +122,10 @@ class RegionCounts(NamedTuple):
 
 
 class RenderedRegion(NamedTuple):
-    """A region's parcels by shard, and what was counted on the way; `holes` are chunks missing in the source."""
+    """A region's parcels by shard, and what was counted on the way."""
 
     parcels: dict[int, Parcel]
     counts: RegionCounts
-    holes: list[Box]
 
 
 def merge_counts(parts: Iterable[RegionCounts]) -> RegionCounts:
@@ -163,57 +160,58 @@ def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
     """
     check_claim(plan.claim)
     name = f"region-{region}.pack"
-    if taken := _take_up(plan, name):
+    if taken := _take_up(plan, region, name):
         return taken
     try:
         return _render(plan, region, name)
     except Exception:
         # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
         _let_go()
+        # Where another run has taken the destination over, files vanish: that is what must be told.
+        check_claim(plan.claim)
         raise
 
 
 def _render(plan: ExportPlan, region: int, name: str) -> RenderedRegion:
-    worker, clock, holes = _worker(plan.claim.key, plan), Clock(), list[Box]()
+    worker, clock, holes = _worker(plan), Clock(), list[Box]()
     before = worker.server_counts()
-    with ParcelWriter(plan.scratch, name, plan.inline_bytes) as out:
-        for box, voxels in worker.reader.read(_boxes(plan, region), f"region {plan.region_box(region)}", clock, holes):
+    reading = RegionReading(_boxes(plan, region), f"region {plan.region_box(region)}", clock, holes)
+    with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
+        for box, voxels in worker.reader.read(reading):
             _encode_block(plan, box.translated(plan.translate), voxels, out)
             clock.lap("encode")
-        left_out = [n for n in plan.target.shards_meeting(plan.region_box(region)) if plan.is_finished(n)]
-        parcels = out.finish({"holes": holes, "left_out": left_out})
+        if holes:
+            record_holes(plan.claim, region, holes)
+        parcels = out.finish({"box": plan.region_box(region)})
     ids, requests, retries = (now - then for now, then in zip(worker.server_counts(), before, strict=True))
     seconds = {f"{name}_seconds": spent for name, spent in clock.seconds.items()}
     counts = RegionCounts(ids_asked=ids, requests=requests, retries=retries, **seconds)  # type: ignore[arg-type]
-    return _rendered(parcels, counts, holes)
+    return _rendered(plan, parcels, counts)
 
 
-def _take_up(plan: ExportPlan, name: str) -> RenderedRegion | None:
-    """Return what an interrupted run has left of a region; None where it lacks a shard that is needed again."""
-    found = read_parcels(plan.scratch, name)
-    if found is None or not all(plan.is_finished(shard) for shard in found[1]["left_out"]):
+def _take_up(plan: ExportPlan, region: int, name: str) -> RenderedRegion | None:
+    """Return what an interrupted run has left of a region; None where it cut the volume into other regions."""
+    found = read_parcels(plan.claim.scratch, name)
+    if found is None or Box.of_lists(found[1]["box"]) != plan.region_box(region):
         return None
-    parcels = {shard: parcel for shard, parcel in found[0].items() if not plan.is_finished(shard)}
-    return _rendered(parcels, RegionCounts(reused=1), [_box(hole) for hole in found[1]["holes"]])
+    return _rendered(plan, found[0], RegionCounts(reused=1))
 
 
 def _boxes(plan: ExportPlan, region: int) -> Iterator[Box]:
-    """Yield the blocks of a region that a shard still needs, in source voxels."""
+    """Yield the blocks of a region, in source voxels.
+
+    All of them, whatever is finished: of two runs at once, each may take up the other's packs.
+    """
     x, y, z = plan.translate
     blocks = plan.reading.blocks(region)
     for index in range(len(blocks)):
-        box = blocks.box(blocks.position(index))
-        if plan.needs(box):
-            yield box.translated((-x, -y, -z))
+        yield blocks.box(blocks.position(index)).translated((-x, -y, -z))
 
 
 def _encode_block(plan: ExportPlan, box: Box, voxels: Array, out: ParcelWriter) -> None:
     """Cut a block on the chunk grid; whole chunks are encoded, parts of chunks kept raw for the shard to join."""
     target = plan.target
     for position in target.chunks.positions_meeting(box):
-        shard = target.shards.shard_of(position)
-        if plan.is_finished(shard):
-            continue
         chunk = target.chunks.box(position)
         part = chunk.intersection(box)
         array = voxels[part.slices(box.start)]
@@ -221,10 +219,12 @@ def _encode_block(plan: ExportPlan, box: Box, voxels: Array, out: ParcelWriter) 
             data = compress(encode_chunk(array, target.scale.encoding), target.compression)
         else:
             data = compress(array.tobytes(order="F"), PIECE_COMPRESSION)
-        out.add(shard, target.chunk_id(position), part, data)
+        out.add(target.shards.shard_of(position), target.chunk_id(position), part, data)
 
 
-def _rendered(parcels: dict[int, Parcel], counts: RegionCounts, holes: list[Box]) -> RenderedRegion:
+def _rendered(plan: ExportPlan, parcels: dict[int, Parcel], counts: RegionCounts) -> RenderedRegion:
+    """Return what is needed of a region: finished shards take no parcels."""
+    parcels = {shard: parcel for shard, parcel in parcels.items() if not plan.is_finished(shard)}
     tables = [p.pieces for p in parcels.values()]
     counts = counts._replace(
         regions=1,
@@ -233,20 +233,20 @@ def _rendered(parcels: dict[int, Parcel], counts: RegionCounts, holes: list[Box]
         encoded_bytes=sum(int(t["length"].sum()) for t in tables),
         peak_memory_bytes=peak_memory_bytes(),
     )
-    return RenderedRegion(parcels, counts, holes)
+    return RenderedRegion(parcels, counts)
 
 
 class _Worker:
     """What a process keeps from region to region: open volume, connections, metadata."""
 
     def __init__(self, plan: ExportPlan) -> None:
-        voxels = open_reader(plan.source, fill_missing=plan.fill_missing)
+        blocks = BlockReader(open_reader(plan.source, fill_missing=plan.fill_missing))
         self._client: RootClient | None = None
-        self.reader = BlockReader(voxels)
+        self.reader: RegionReader = blocks
         if server := plan.server:
             token = find_token(server.table, server.token_env)
             self._client = RootClient(server.table, token, server.limits)
-            self.reader = RootReader(voxels, self._client, server.question, plan.lookahead_bytes)
+            self.reader = RootReader(blocks, self._client, server.question, plan.lookahead_bytes)
 
     def close(self) -> None:
         """Hang up."""
@@ -261,11 +261,12 @@ class _Worker:
         return statistics.ids, statistics.requests, statistics.retries
 
 
-_WORKERS: dict[str, _Worker] = {}
+_WORKERS: dict[Hashable, _Worker] = {}
 
 
-def _worker(key: str, plan: ExportPlan) -> _Worker:
-    """Return this process's worker for the run `key`; the one of an earlier run is let go."""
+def _worker(plan: ExportPlan) -> _Worker:
+    """Return this process's worker for a run; the one of an earlier run is let go."""
+    key = (plan.claim.key, plan.server, plan.lookahead_bytes)
     if key not in _WORKERS:
         _let_go()
         _WORKERS[key] = _Worker(plan)
@@ -275,8 +276,3 @@ def _worker(key: str, plan: ExportPlan) -> _Worker:
 def _let_go() -> None:
     while _WORKERS:
         _WORKERS.popitem()[1].close()
-
-
-def _box(values: list[list[int]]) -> Box:
-    (x0, y0, z0), (x1, y1, z1) = values
-    return Box((x0, y0, z0), (x1, y1, z1))

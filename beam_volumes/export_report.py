@@ -11,7 +11,16 @@ from beam_volumes.export import ExportPlan, RegionCounts
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
-from beam_volumes.runs import Receipt, check_claim, finish, is_committed, receipts, remove_records
+from beam_volumes.runs import (
+    REPORT,
+    Receipt,
+    check_claim,
+    finish,
+    is_committed,
+    receipts,
+    recorded_holes,
+    remove_records,
+)
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder
@@ -103,7 +112,7 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
 
 def export_provenance(plan: ExportPlan, ended: float) -> Json:
     """Return the content of `provenance`: every option that the bytes depend on, and what the server was asked."""
-    method: Json = {"task": "export", **plan.claim.identity}
+    method: Json = {"task": "export", **plan.claim.identity, "fill_missing": plan.fill_missing}
     if plan.server:
         method["server_table"] = str(plan.server.table)
         method["timestamp_utc"] = utc(plan.server.question.timestamp)
@@ -114,9 +123,7 @@ def _server_counts(counts: RegionCounts) -> Json:
     return {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries}
 
 
-def finish_export(
-    plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box], started: float
-) -> None:
+def finish_export(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], started: float) -> None:
     """Prove that nothing was lost, then commit provenance and report and clean up.
 
     A second try after the report was committed cleans up, and no more.
@@ -128,22 +135,26 @@ def finish_export(
 
     """
     if not is_committed(plan.claim):
-        _commit(plan, counts, written, holes, started)
-    clean_up(plan)
-
-
-def clean_up(plan: ExportPlan) -> None:
-    """Remove what the run kept while it went on; only once its report stands."""
+        _commit(plan, counts, written, started)
     remove_records(plan.claim)
-    Folder(plan.scratch).delete_folder("")
 
 
-def _commit(
-    plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box], started: float
-) -> None:
+def settle(plan: ExportPlan) -> None:
+    """Make sure that a volume which was committed still stands as it was written, and remove what its run kept.
+
+    Raises:
+        ConservationError: files are missing, or others than they were.
+
+    """
+    report = Folder(plan.claim.url).read_json(REPORT) or {}
+    check_files(plan.target, [Receipt(**shard) for shard in report.get("shards", [])])
+    remove_records(plan.claim)
+
+
+def _commit(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], started: float) -> None:
     check_claim(plan.claim)
     earlier = [r for r in receipts(plan.claim) if plan.is_finished(r.shard)]
-    totals = ExportTotals(counts, list(written), earlier, sorted(set(holes)))
+    totals = ExportTotals(counts, list(written), earlier, recorded_holes(plan.claim))
     check_conservation(plan, totals)
     check_files(plan.target, totals.receipts)
     ended = time.time()

@@ -144,7 +144,8 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
         payload = Payload(int(piece["offset"]), int(piece["length"]), int(piece["crc32c"]))
         if parcel.pack:
             return self._packs.read(parcel.pack, payload)
-        return parcel.data[payload.offset : payload.offset + payload.length]
+        data = parcel.data[payload.offset : payload.offset + payload.length]
+        return payload.checked(data, "a parcel that travelled inline")
 
 
 def _by_shard(table: Pieces, pack: str, data: bytes) -> dict[int, Parcel]:

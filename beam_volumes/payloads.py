@@ -36,6 +36,20 @@ class Payload(NamedTuple):
     length: int
     crc32c: int
 
+    def checked(self, data: bytes, where: str) -> bytes:
+        """Return `data`, which are the payload's bytes.
+
+        Raises:
+            CorruptDataError: they are not.
+
+        """
+        if len(data) == self.length and crc32c.crc32c(data) == self.crc32c:
+            return data
+        raise CorruptDataError(
+            f"{where}: expected {self.length} bytes at {self.offset} with crc32c {self.crc32c:#010x}, came others: "
+            "give the same command again, and they are made anew"
+        )
+
 
 class PackWriter(AbstractContextManager["PackWriter"]):
     """Writes the pack `name`, which appears in `folder` when the context is left without an exception."""
@@ -102,17 +116,16 @@ class PackReader(AbstractContextManager["PackReader"]):
         """Return the bytes of a payload.
 
         Raises:
-            CorruptDataError: they are not what was written.
+            CorruptDataError: they are not what was written; the pack is removed, so that it is made anew.
             SourceError: the pack is gone or cannot be read.
 
         """
         data = self._read_local(name, payload) if self._local else self._read_remote(name, payload)
-        if crc32c.crc32c(data) != payload.crc32c:
-            raise CorruptDataError(
-                f"{self._folder.url}/{name}: expected {payload.length} bytes at {payload.offset} with crc32c "
-                f"{payload.crc32c:#010x}, came others: remove this file and give the same command again"
-            )
-        return data
+        try:
+            return payload.checked(data, f"{self._folder.url}/{name}")
+        except CorruptDataError:
+            self._folder.delete([name])
+            raise
 
     def _read_local(self, name: str, payload: Payload) -> bytes:
         try:

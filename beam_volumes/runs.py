@@ -4,6 +4,7 @@ While a run goes on, `.beam_volumes/` in the destination holds
 
 - `claim.json`: whose destination this is. It is created exclusively, so of two different runs one is refused;
 - `finished/KEY/SHARD.json`: one receipt per finished shard, written after the shard;
+- `holes/KEY/REGION.json`: chunks that the source lacks, where they are accepted;
 - `scratch/KEY/`: packs, unless `--scratch` says otherwise.
 
 KEY is the claim's: what a run that was replaced has left, or still writes, is never taken for this run's.
@@ -13,16 +14,16 @@ When all is done `provenance` and `report.json` are written and the folder is re
 
 from __future__ import annotations
 
+import itertools
 import json
 import posixpath
 import uuid
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
+from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder, join, normalize
 
@@ -30,7 +31,7 @@ RECORDS = ".beam_volumes"
 REPORT = "report.json"
 _CLAIM = f"{RECORDS}/claim.json"
 _FINISHED = f"{RECORDS}/finished"
-_READERS = 16
+_HOLES = f"{RECORDS}/holes"
 
 
 class Receipt(NamedTuple):
@@ -52,6 +53,7 @@ class Claim:
         key: which claim: a run that finds another one in its place stops writing.
         state: "new", "resumed" (an unfinished run of the same identity), "complete" (nothing is left to do), or
             "replaced" (what is there must be removed first).
+        scratch: the folder of this run's packs.
 
     """
 
@@ -59,10 +61,28 @@ class Claim:
     identity: Json
     key: str
     state: str
+    scratch: str
+
+    @classmethod
+    def of(cls, url: str, identity: Json, state: str, scratch: str | None, key: str = "") -> Claim:
+        """Return a claim, new where `key` is not given, whose packs are under `scratch` or beside the volume.
+
+        Raises:
+            OptionError: `scratch` is no place that can be written.
+
+        """
+        key = key or uuid.uuid4().hex
+        root = normalize(scratch) if scratch else join(url, RECORDS, "scratch")
+        return cls(url, identity, key, state, join(root, key))
 
 
-def inspect_destination(url: str, identity: Json, *, resume: bool, overwrite: bool) -> Claim:
+def inspect_destination(
+    url: str, identity: Json, *, resume: bool, overwrite: bool, scratch: str | None = None
+) -> Claim:
     """Find what a run of `identity` may do with the destination `url`; writes nothing.
+
+    An unfinished run of the same identity is resumed unless `resume` is false; anything else that stands there is only
+    replaced with `overwrite`.
 
     Raises:
         OptionError: something else is there, and `overwrite` is not given.
@@ -74,18 +94,18 @@ def inspect_destination(url: str, identity: Json, *, resume: bool, overwrite: bo
     found = claim or report
     if found is None:
         if folder.read("info") is None:
-            return Claim(url, identity, uuid.uuid4().hex, "new")
+            return Claim.of(url, identity, "new", scratch)
         if not overwrite:
             raise OptionError(
                 f"--dst: expected a place without a volume, but {url}/info exists, without a report of this program: "
                 "choose another place, or replace the volume with --overwrite"
             )
     elif found.identity == identity:
-        if resume:
-            # A run that was killed just after its report has left its claim.
-            unfinished = claim is not None and not (report and report.key == claim.key)
-            return Claim(url, identity, found.key, "resumed" if unfinished else "complete")
-        if report and not overwrite:
+        # A run that was killed just after its report has left its claim.
+        unfinished = claim is not None and not (report and report.key == claim.key)
+        if resume and (unfinished or not overwrite):
+            return Claim.of(url, identity, "resumed" if unfinished else "complete", scratch, found.key)
+        if not unfinished and not overwrite:
             raise OptionError(
                 f"--resume: expected an unfinished export at {url} to begin anew, but it is complete: leave --resume "
                 "out, or replace the volume with --overwrite"
@@ -95,7 +115,7 @@ def inspect_destination(url: str, identity: Json, *, resume: bool, overwrite: bo
             f"--dst: {url} holds another run: {_differences(found.identity, identity)}; "
             "choose another place, or replace the volume with --overwrite"
         )
-    return Claim(url, identity, uuid.uuid4().hex, "replaced")
+    return Claim.of(url, identity, "replaced", scratch)
 
 
 def take(claim: Claim, info: Json) -> None:
@@ -107,20 +127,22 @@ def take(claim: Claim, info: Json) -> None:
     """
     folder = Folder(claim.url)
     scales = _scale_folders(info)
+    content = {"key": claim.key, "identity": claim.identity, "info": info, "scratch": claim.scratch}
+    data = json.dumps(content, indent=1).encode()
     if claim.state == "resumed":
-        check_claim(claim)
+        _take_again(claim, data)
     elif claim.state == "replaced":
         _clear(folder, scales)
     else:
         _check_empty(folder, scales)
-    if claim.state != "resumed":
-        content = json.dumps({"key": claim.key, "identity": claim.identity}, indent=1).encode()
-        if not folder.create(_CLAIM, content):
-            raise DestinationError(
-                f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
-                "wait for it, or choose another place"
-            )
+    if claim.state != "resumed" and not folder.create(_CLAIM, data):
+        raise DestinationError(
+            f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
+            "wait for it, or choose another place"
+        )
     folder.write("info", json.dumps(info, indent=1).encode(), content_type="application/json")
+    # If another run has replaced this one just now, the info that it finds is wrong, and its commit will say so.
+    check_claim(claim)
 
 
 def check_claim(claim: Claim) -> None:
@@ -153,20 +175,22 @@ def receipts(claim: Claim) -> list[Receipt]:
 
     """
     folder = Folder(claim.url)
-    # In a bucket each takes a round trip.
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(partial(_read_receipt, folder), folder.list(f"{_FINISHED}/{claim.key}/"))
-        return sorted(receipt for receipt in found if receipt)
+    names, wanted = itertools.tee(folder.list(f"{_FINISHED}/{claim.key}/"))
+    found = zip(names, folder.read_many(wanted), strict=True)
+    return sorted(_receipt(f"{folder.url}/{name}", data) for name, data in found if data is not None)
 
 
-def scratch_url(claim: Claim, scratch: str | None) -> str:
-    """Return the folder of this run's packs: under `scratch`, or beside the volume.
+def record_holes(claim: Claim, region: int, holes: list[Box]) -> None:
+    """Note the chunks that the source lacks in a region; before anything of the region is written."""
+    Folder(claim.url).write(f"{_HOLES}/{claim.key}/{region}.json", json.dumps({"boxes": holes}).encode())
 
-    Raises:
-        OptionError: `scratch` is no place that can be written.
 
-    """
-    return join(normalize(scratch) if scratch else join(claim.url, RECORDS, "scratch"), claim.key)
+def recorded_holes(claim: Claim) -> list[Box]:
+    """Return the chunks that the source lacks, as far as regions were read."""
+    folder = Folder(claim.url)
+    found = folder.read_many(folder.list(f"{_HOLES}/{claim.key}/"))
+    boxes = (values for data in found if data is not None for values in json.loads(data)["boxes"])
+    return sorted({Box.of_lists(values) for values in boxes})
 
 
 def is_committed(claim: Claim) -> bool:
@@ -178,31 +202,45 @@ def is_committed(claim: Claim) -> bool:
 def finish(claim: Claim, provenance: Json, report: Json) -> None:
     """Commit the run's provenance and report, then remove its records; the last thing that a run does.
 
-    Where its report stands already, it is left as it is.
-
     Raises:
-        DestinationError: the destination was taken over, lacks its `info`, or cannot be written.
+        DestinationError: the destination was taken over, its `info` is not this run's, or it cannot be written.
 
     """
     folder = Folder(claim.url)
-    if not is_committed(claim):
+    check_claim(claim)
+    info, record = folder.read_json("info"), folder.read_json(_CLAIM) or {}
+    if info is None or info != record.get("info"):
+        raise DestinationError(
+            f"{claim.url}: expected the info that this run has written, but it is "
+            f"{'gone' if info is None else 'another'}: give the same command again"
+        )
+    for scale in _scale_folders(info):
+        folder.delete_abandoned(scale)
+    folder.write("provenance", json.dumps(provenance, indent=1).encode(), content_type="application/json")
+    check_claim(claim)
+    content = {"key": claim.key, "identity": claim.identity, **report}
+    folder.write(REPORT, json.dumps(content, indent=1).encode(), content_type="application/json")
+    try:
         check_claim(claim)
-        info = folder.read_json("info")
-        if info is None:
-            raise DestinationError(
-                f"{claim.url}: expected the info that this run has written, but it is gone: give the same command again"
-            )
-        for scale in _scale_folders(info):
-            folder.delete_abandoned(scale)
-        folder.write("provenance", json.dumps(provenance, indent=1).encode(), content_type="application/json")
-        content = {"key": claim.key, "identity": claim.identity, **report}
-        folder.write(REPORT, json.dumps(content, indent=1).encode(), content_type="application/json")
-    remove_records(claim)
+    except DestinationError:
+        # Another run has begun between the last two requests: this report would call its volume complete.
+        if is_committed(claim):
+            folder.delete([REPORT])
+        raise
 
 
 def remove_records(claim: Claim) -> None:
-    """Remove what a run kept while it went on: claim, receipts, and packs beside the volume."""
-    Folder(claim.url).delete_folder(RECORDS)
+    """Remove what a run kept while it went on: receipts, packs, and last its claim; nothing of another run's."""
+    folder = Folder(claim.url)
+    for records in (_FINISHED, _HOLES):
+        folder.delete_folder(f"{records}/{claim.key}")
+    Folder(claim.scratch).delete_folder("")
+    record = _read_record(folder, _CLAIM)
+    if record and record.key == claim.key:
+        if _is_scratch_of(record.key, record.scratch) and record.scratch != claim.scratch:
+            Folder(record.scratch).delete_folder("")
+        folder.delete([_CLAIM])
+    folder.prune(RECORDS)
 
 
 class _Record(NamedTuple):
@@ -210,6 +248,7 @@ class _Record(NamedTuple):
 
     key: str
     identity: Json
+    scratch: str
 
 
 def _read_record(folder: Folder, name: str) -> _Record | None:
@@ -222,19 +261,38 @@ def _read_record(folder: Folder, name: str) -> _Record | None:
             f"{folder.url}/{name}: expected the record of a run, with its key and identity, came "
             f"{_short(found)}: restore the file, or remove it if it is of no use"
         )
-    return _Record(key, identity)
+    scratch = found.get("scratch")
+    return _Record(key, identity, scratch if isinstance(scratch, str) else "")
 
 
-def _read_receipt(folder: Folder, name: str) -> Receipt | None:
-    found = folder.read_json(name)
-    if found is None:
-        return None
-    if found.keys() != set(Receipt._fields) or not all(type(n) is int for n in found.values()):
-        raise CorruptDataError(
-            f"{folder.url}/{name}: expected {', '.join(Receipt._fields)} of a finished shard, came {_short(found)}: "
-            "remove the file and give the same command again, and the shard is written anew"
-        )
-    return Receipt(**found)
+def _receipt(url: str, data: bytes) -> Receipt:
+    try:
+        found = json.loads(data)
+        if found.keys() == set(Receipt._fields) and all(type(n) is int for n in found.values()):
+            return Receipt(**found)
+    except (ValueError, AttributeError):
+        pass
+    raise CorruptDataError(
+        f"{url}: expected {', '.join(Receipt._fields)} of a finished shard, came "
+        f"{_short(data.decode(errors='replace'))}: remove the file and give the same command again, and the shard is "
+        "written anew"
+    )
+
+
+def _take_again(claim: Claim, data: bytes) -> None:
+    """Go on with a claim, maybe with another scratch folder: what is in the one before is made anew."""
+    check_claim(claim)
+    folder = Folder(claim.url)
+    before = _read_record(folder, _CLAIM)
+    if before and before.scratch != claim.scratch:
+        folder.write(_CLAIM, data)
+        if _is_scratch_of(before.key, before.scratch):
+            Folder(before.scratch).delete_folder("")
+
+
+def _is_scratch_of(key: str, scratch: str) -> bool:
+    """Whether a run made this folder, so that it may be removed with all that is in it."""
+    return bool(key) and scratch.endswith(f"/{key}")
 
 
 def _clear(folder: Folder, scales: list[str]) -> None:
@@ -244,7 +302,10 @@ def _clear(folder: Folder, scales: list[str]) -> None:
     leaves a volume that is refused, not one that seems to be new.
     """
     before = _scale_folders(folder.read_json("info") or {})
+    run = _read_record(folder, _CLAIM)
     folder.delete([_CLAIM, REPORT])
+    if run and _is_scratch_of(run.key, run.scratch):
+        Folder(run.scratch).delete_folder("")
     folder.delete_folder(RECORDS)
     for scale in sorted({*before, *scales}):
         folder.delete_folder(scale)

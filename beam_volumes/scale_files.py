@@ -1,9 +1,10 @@
-"""The files that a scale consists of, and whether they are all that stands in its folder."""
+"""The files that a scale consists of, and whether what stands in its folder is what was written."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
@@ -13,8 +14,22 @@ from beam_volumes.runs import Receipt
 from beam_volumes.storage import Folder, stored_name
 from beam_volumes.targets import Target
 
+_SHARD = re.compile(r"([0-9a-f]+)\.shard")
 _CHUNK = re.compile(r"(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)(\.\w+)?")
 _NAMES_SHOWN = 5
+
+
+class Tally(NamedTuple):
+    """The files of one shard in a listing; `crc32c` is that of all, xor'ed, or None where listings tell none."""
+
+    files: int
+    bytes: int
+    crc32c: int | None
+
+    def is_of(self, receipt: Receipt, *, sharded: bool) -> bool:
+        """Whether these are the files that the receipt tells of, as far as a listing can show."""
+        files = 1 if sharded else receipt.chunks
+        return (self.files, self.bytes) == (files, receipt.bytes) and self.crc32c in (None, receipt.crc32c)
 
 
 def shard_file(target: Target, spec: ShardingSpec, shard: int) -> str:
@@ -22,79 +37,87 @@ def shard_file(target: Target, spec: ShardingSpec, shard: int) -> str:
     return f"{target.scale.key}/{spec.shard_name(shard)}"
 
 
-def chunk_files(target: Target, shard: int) -> Iterator[str]:
-    """Yield the names, below the destination, of the chunks of a shard that are files of their own."""
-    return (_chunk_file(target, target.chunks.box(p)) for p in target.shards.chunk_positions(shard))
+def tally(target: Target) -> tuple[dict[int, Tally], list[str]]:
+    """Return what stands in a scale's folder, by shard, and the names of chunks and shards that are not of this scale.
+
+    One listing; files that no reader takes for chunks or shards are passed over. Memory: a tally for each shard.
+    """
+    tallies: dict[int, Tally] = {}
+    strays = []
+    folder = f"{target.scale.key}/"
+    for entry in Folder(target.url).entries(folder):
+        name = entry.name.removeprefix(folder)
+        if not (_SHARD.fullmatch(name) or _CHUNK.fullmatch(name)):
+            continue
+        shard = _owner(target, name)
+        if shard is None:
+            strays.append(entry.name)
+            continue
+        files, size, crc = tallies.get(shard, Tally(0, 0, 0))
+        both = None if crc is None or entry.crc32c is None else crc ^ entry.crc32c
+        tallies[shard] = Tally(files + 1, size + entry.bytes, both)
+    return tallies, strays
 
 
 def check_files(target: Target, receipts: Iterable[Receipt]) -> None:
     """Make sure that a scale's folder holds what `receipts` tell of and nothing else.
 
-    A run that has lost its destination may still put one late file in place. Shards are compared by name and size,
-    chunks that are files of their own by name. Memory: a name for each shard; none for each chunk, unless one is wrong.
+    A run that has lost its destination may still put one late file in place.
 
     Raises:
-        ConservationError: with the files that are too many, missing, or of another size.
+        ConservationError: with the files that are too many, missing, or not as they were written.
 
     """
-    folder = Folder(target.url)
-    present = folder.list(f"{target.scale.key}/")
-    wrong = (
-        _wrong_shards(folder, target, target.scale.sharding, present, receipts)
-        if target.scale.sharding
-        else _wrong_chunks(folder, target, present)
-    )
-    told = [f"{what}: {', '.join(names[:_NAMES_SHOWN])} ({len(names)} in all)" for what, names in wrong if names]
+    sharded = target.scale.sharding is not None
+    tallies, strays = tally(target)
+    expected = {r.shard: r for r in receipts}
+    strays += [_some_file(target, shard) for shard in tallies.keys() - expected.keys()]
+    missing, others = [], []
+    for shard, receipt in expected.items():
+        found = tallies.get(shard, Tally(0, 0, 0))
+        if found.is_of(receipt, sharded=sharded):
+            continue
+        lacking = [name for name in _files(target, shard) if Folder(target.url).size(name) is None]
+        missing += lacking
+        if not lacking:
+            size = f"{found.bytes} bytes, not {receipt.bytes}" if found.bytes != receipt.bytes else "of other bytes"
+            others.append(f"{_some_file(target, shard)} ({size})")
+    wrong = [("not this run's", strays), ("missing", missing), ("not as written", others)]
+    told = [f"{what}: {', '.join(sorted(n)[:_NAMES_SHOWN])} ({len(n)} in all)" for what, n in wrong if n]
     if told:
         raise ConservationError(
             f"{target.url}, scale {target.scale.key}: expected the files that this run has written and no others, "
-            f"came {'; '.join(told)}: remove what is not this run's, and give the same command again"
+            f"came {'; '.join(told)}: remove what is not this run's, and give the same command again; over a volume "
+            "that was complete, with --overwrite"
         )
 
 
-Wrong = list[tuple[str, list[str]]]
-
-
-def _wrong_shards(
-    folder: Folder, target: Target, spec: ShardingSpec, present: Iterator[str], receipts: Iterable[Receipt]
-) -> Wrong:
-    expected = {shard_file(target, spec, r.shard): r.bytes for r in receipts}
-    strays = [name for name in present if name not in expected]
-    sizes = folder.sizes(expected)
-    return [
-        ("not this run's", strays),
-        ("missing", [name for name in expected if sizes[name] is None]),
-        (
-            "of another size",
-            [f"{n} ({sizes[n]} bytes, not {size})" for n, size in expected.items() if sizes[n] not in (None, size)],
-        ),
-    ]
-
-
-def _wrong_chunks(folder: Folder, target: Target, present: Iterator[str]) -> Wrong:
-    strays, count = [], 0
-    for name in present:
-        if _is_chunk(target, name):
-            count += 1
-        else:
-            strays.append(name)
-    missing: list[str] = []
-    if count != len(target.chunks):
-        there = set(folder.list(f"{target.scale.key}/"))
-        missing = [n for shard in target.shards.numbers() for n in chunk_files(target, shard) if n not in there]
-    return [("not this run's", strays), ("missing", missing)]
-
-
-def _is_chunk(target: Target, name: str) -> bool:
-    found = _CHUNK.fullmatch(name.removeprefix(f"{target.scale.key}/"))
+def _owner(target: Target, name: str) -> int | None:
+    """Return the number of the shard that a file is, or belongs to; None for one that is not of this scale."""
+    if spec := target.scale.sharding:
+        found = _SHARD.fullmatch(name)
+        shard = int(found[1], 16) if found else -1
+        known = 0 <= shard < 2**spec.shard_bits and spec.shard_name(shard) == name
+        return shard if known and target.shards.chunk_count(shard) else None
+    found = _CHUNK.fullmatch(name)
     if not found:
-        return False
+        return None
     x0, x1, y0, y1, z0, z1 = map(int, found.groups()[:6])
-    box = Box((x0, y0, z0), (x1, y1, z1))
-    if not target.scale.box.contains(box):
-        return False
-    chunk = next(target.chunks.positions_meeting(box), None)
-    return chunk is not None and _chunk_file(target, target.chunks.box(chunk)) == name
+    position = next(target.chunks.positions_meeting(Box((x0, y0, z0), (x1, y1, z1))), None)
+    if position is None or _chunk_file(target, target.chunks.box(position)) != f"{target.scale.key}/{name}":
+        return None
+    return target.shards.shard_of(position)
+
+
+def _files(target: Target, shard: int) -> Iterator[str]:
+    """Yield the names of the files of a shard, below the destination."""
+    if spec := target.scale.sharding:
+        return iter([shard_file(target, spec, shard)])
+    return (_chunk_file(target, target.chunks.box(p)) for p in target.shards.chunk_positions(shard))
+
+
+def _some_file(target: Target, shard: int) -> str:
+    return next(_files(target, shard))
 
 
 def _chunk_file(target: Target, box: Box) -> str:

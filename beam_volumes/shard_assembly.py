@@ -18,7 +18,7 @@ from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record
-from beam_volumes.scale_files import chunk_files, shard_file
+from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import Target
 
@@ -39,7 +39,7 @@ class WrittenShard(NamedTuple):
     peak_memory_bytes: int
 
 
-def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parcels: Iterable[Parcel]) -> WrittenShard:
+def assemble_shard(claim: Claim, target: Target, shard: int, parcels: Iterable[Parcel]) -> WrittenShard:
     """Write shard number `shard` of `target`, whole, and its receipt.
 
     The bytes written depend on the voxels alone, not on the regions that made them, nor on their order. Memory: the
@@ -51,7 +51,7 @@ def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parce
 
     """
     started = time.perf_counter()
-    with ParcelReader(scratch, list(parcels)) as reader:
+    with ParcelReader(claim.scratch, list(parcels)) as reader:
         _check_complete(target, shard, reader)
         chunks = _while_claimed(claim, _encoded_chunks(target, reader))
         folder = Folder(target.url)
@@ -69,16 +69,12 @@ def assemble_shard(claim: Claim, target: Target, scratch: str, shard: int, parce
 
 
 def finished_shards(claim: Claim, target: Target) -> list[int]:
-    """Return the shards that an interrupted run has written, and that still stand as they were written."""
+    """Return the shards that an interrupted run has written, and that a listing shows to stand as they were written."""
     if claim.state != "resumed":
         return []
-    folder, found = Folder(target.url), receipts(claim)
-    if target.scale.sharding:
-        names = {r.shard: shard_file(target, target.scale.sharding, r.shard) for r in found}
-        sizes = folder.sizes(names.values())
-        return [r.shard for r in found if sizes[names[r.shard]] == r.bytes]
-    present = set(folder.list(f"{target.scale.key}/"))
-    return [r.shard for r in found if all(name in present for name in chunk_files(target, r.shard))]
+    tallies, _ = tally(target)
+    sharded = target.scale.sharding is not None
+    return [r.shard for r in receipts(claim) if r.shard in tallies and tallies[r.shard].is_of(r, sharded=sharded)]
 
 
 def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int, bytes]]:
@@ -112,12 +108,12 @@ def _join(target: Target, box: Box, pieces: list[tuple[Box, bytes]]) -> bytes:
 
 
 def _write_files(folder: Folder, target: Target, shard: int, chunks: Iterator[tuple[int, bytes]]) -> Receipt:
-    """Write each chunk as a file of its own; the receipt's checksum goes over all of them in order."""
+    """Write each chunk as a file of its own; the receipt's checksum is that of all of them, xor'ed: in any order."""
     count, size, crc = 0, 0, 0
     for chunk, data in chunks:
         box = target.chunks.box(target.shards.position_of(chunk))
         folder.write_compressed(f"{target.scale.key}/{chunk_name(box)}", data, target.compression)
-        count, size, crc = count + 1, size + len(data), crc32c.crc32c(data, crc)
+        count, size, crc = count + 1, size + len(data), crc ^ crc32c.crc32c(data)
     return Receipt(shard, count, size, crc)
 
 

@@ -10,20 +10,18 @@ import apache_beam as beam
 from apache_beam import typehints
 
 from beam_volumes.export import ExportPlan, RegionCounts, RenderedRegion, render_region
-from beam_volumes.geometry import Box
 from beam_volumes.parcels import Parcel
 from beam_volumes.process_pool import Task
 from transforms.pool import Execution, PooledDoFn
 
-_COUNTS, _HOLES = "counts", "holes"
+_COUNTS = "counts"
 
 
 class Rendered(NamedTuple):
-    """What comes of regions: parcels by shard, counts, and chunks that the source lacks."""
+    """What comes of regions: parcels by shard, and counts."""
 
     parcels: beam.PCollection[tuple[int, Parcel]]
     counts: beam.PCollection[RegionCounts]
-    holes: beam.PCollection[Box]
 
 
 @dataclass
@@ -40,10 +38,10 @@ class RenderRegions(beam.PTransform):
     def expand(self, regions: beam.PCollection[int]) -> Rendered:
         """Run `render_region` on each."""
         done = regions | "Render" >> beam.ParDo(_RenderFn(self.plan, self.execution)).with_outputs(
-            _COUNTS, _HOLES, main="parcels"
+            _COUNTS, main="parcels"
         )
         done.parcels.element_type = typehints.Tuple[int, Parcel]
-        return Rendered(done.parcels, done[_COUNTS], done[_HOLES])
+        return Rendered(done.parcels, done[_COUNTS])
 
 
 class _RenderFn(PooledDoFn):
@@ -60,5 +58,3 @@ class _RenderFn(PooledDoFn):
         self.count("regions", 1)
         yield from result.parcels.items()
         yield beam.pvalue.TaggedOutput(_COUNTS, result.counts)
-        for hole in result.holes:
-            yield beam.pvalue.TaggedOutput(_HOLES, hole)

@@ -10,7 +10,6 @@ import apache_beam as beam
 
 from beam_volumes.export import ExportPlan, RegionCounts, merge_counts
 from beam_volumes.export_report import finish_export
-from beam_volumes.geometry import Box
 from beam_volumes.shard_assembly import WrittenShard
 from transforms.export import Rendered
 
@@ -38,7 +37,6 @@ class FinishExport(beam.PTransform):
                 _FinishFn(self.plan),
                 counts=beam.pvalue.AsSingleton(counts),
                 written=beam.pvalue.AsIter(self.written),
-                holes=beam.pvalue.AsIter(self.rendered.holes),
             )
         )
 
@@ -47,7 +45,5 @@ class _FinishFn(beam.DoFn):
     def __init__(self, plan: ExportPlan) -> None:
         self._plan = plan
 
-    def process(
-        self, started: float, counts: RegionCounts, written: Iterable[WrittenShard], holes: Iterable[Box]
-    ) -> None:
-        finish_export(self._plan, counts, written, holes, started)
+    def process(self, started: float, counts: RegionCounts, written: Iterable[WrittenShard]) -> None:
+        finish_export(self._plan, counts, written, started)

@@ -25,7 +25,6 @@ class AssembleShards(beam.PTransform):
 
     claim: Claim
     target: Target
-    scratch: str
     execution: Execution
 
     def expand(self, parcels: beam.PCollection[tuple[int, Parcel]]) -> beam.PCollection[WrittenShard]:
@@ -42,11 +41,11 @@ class _AssembleFn(PooledDoFn):
 
     def __init__(self, what: AssembleShards) -> None:
         super().__init__(what.execution)
-        self._claim, self._target, self._scratch = what.claim, what.target, what.scratch
+        self._claim, self._target = what.claim, what.target
 
     def task(self, element: tuple[int, Iterable[Parcel]]) -> Task:
         shard, parcels = element
-        args = (self._claim, self._target, self._scratch, shard, list(parcels))
+        args = (self._claim, self._target, shard, list(parcels))
         return Task(assemble_shard, args, f"shard {shard} of scale {self._target.scale.key}")
 
     def outputs(self, task: Task, result: WrittenShard) -> Iterator[WrittenShard]:

@@ -19,6 +19,12 @@ class Box(NamedTuple):
         """Return the box of `shape` voxels whose first voxel is `offset`."""
         return cls(offset, (offset[0] + shape[0], offset[1] + shape[1], offset[2] + shape[2]))
 
+    @classmethod
+    def of_lists(cls, values: list[list[int]]) -> Box:
+        """Return the box that JSON has made two lists of."""
+        (x0, y0, z0), (x1, y1, z1) = values
+        return cls((x0, y0, z0), (x1, y1, z1))
+
     @property
     def shape(self) -> Vec:
         """Voxels along x, y and z; 0 where the box is empty."""

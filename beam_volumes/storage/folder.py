@@ -14,8 +14,8 @@ from beam_volumes.errors import CorruptDataError, DestinationError, SourceError,
 from beam_volumes.storage.gcs import GcsStore
 from beam_volumes.storage.https import HttpsStore
 from beam_volumes.storage.local import LocalStore
-from beam_volumes.storage.s3 import S3Store
 from beam_volumes.storage.remote import in_parallel
+from beam_volumes.storage.s3 import S3Store
 from beam_volumes.storage.store import BINARY, Attributes, Entry, Store, is_temporary
 from beam_volumes.storage.urls import is_local, join, normalize, stored_name
 
@@ -167,6 +167,11 @@ class Folder:
         """Remove what killed writers have left in the folder `prefix`; nothing may be writing there."""
         with self._deleting(prefix):
             self._store.delete_abandoned(prefix.strip("/"))
+
+    def prune(self, prefix: str) -> None:
+        """Remove the folder `prefix` and those in it that hold no file; a bucket has none."""
+        with self._deleting(prefix):
+            self._store.prune(prefix.strip("/"))
 
     def _at(self, name: str) -> str:
         return join(self.url, name)

@@ -93,6 +93,9 @@ class GcsStore:
         """Remove temporary files; unfinished uploads are not stored and end by themselves."""
         self._delete(key for key in self._keys(f"{prefix}/" if prefix else "") if is_temporary(key))
 
+    def prune(self, prefix: str) -> None:
+        """Do nothing: a folder is but a part of names."""
+
     def explain(self, error: Exception) -> Failure | None:
         """Tell why Cloud Storage, or the way to it, failed."""
         if not _is_installed():

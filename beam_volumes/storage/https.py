@@ -81,6 +81,9 @@ class HttpsStore:
         """Refuse."""
         self._refuse(prefix)
 
+    def prune(self, prefix: str) -> None:
+        """Do nothing: a folder is but a part of names."""
+
     def explain(self, error: Exception) -> Failure | None:
         """Tell why the server, or the way to it, failed."""
         if isinstance(error, requests.HTTPError) and error.response is not None:

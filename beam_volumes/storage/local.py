@@ -108,6 +108,12 @@ class LocalStore:
             if is_temporary(path):
                 _remove(path)
 
+    def prune(self, prefix: str) -> None:
+        """Remove folders without files."""
+        for parent, _, _ in os.walk(self._path(prefix), topdown=False, onerror=_fail):
+            with contextlib.suppress(OSError):
+                os.rmdir(parent)
+
     def explain(self, error: Exception) -> Failure | None:
         """Tell why the operating system refused."""
         return explain_os_error(error) if isinstance(error, OSError) else None

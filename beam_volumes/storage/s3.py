@@ -107,6 +107,9 @@ class S3Store:
             for upload in page.get("Uploads", []):
                 _client().abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
 
+    def prune(self, prefix: str) -> None:
+        """Do nothing: a folder is but a part of names."""
+
     def explain(self, error: Exception) -> Failure | None:
         """Tell why S3, or the way to it, failed."""
         if isinstance(error, _exceptions().ClientError):

@@ -99,6 +99,9 @@ class Store(Protocol):
     def delete_abandoned(self, prefix: str) -> None:
         """Remove what killed writers have left below `prefix`."""
 
+    def prune(self, prefix: str) -> None:
+        """Remove the folder `prefix` and those in it as far as they hold no file."""
+
     def explain(self, error: Exception) -> Failure | None:
         """Tell why `error` was raised, or None where it is not one of storage."""
 

@@ -29,7 +29,7 @@ from beam_volumes.geometry import Box, Vec
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
-from beam_volumes.runs import inspect_destination, scratch_url, take
+from beam_volumes.runs import inspect_destination, take
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
@@ -96,7 +96,6 @@ def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
         reading=reading,
         fill_missing=False,
         lookahead_bytes=0,
-        scratch=scratch_url(claim, None),
         inline_bytes=o["inline_bytes"],
         launch=Launch("me", {}),
         finished=finished_bits(target, finished_shards(claim, target)),
@@ -122,7 +121,7 @@ def needed(plan: ExportPlan) -> list[int]:
 
 
 def assemble(plan: ExportPlan, groups: dict[int, list[Parcel]]) -> list[WrittenShard]:
-    return [assemble_shard(plan.claim, plan.target, plan.scratch, s, p) for s, p in groups.items()]
+    return [assemble_shard(plan.claim, plan.target, s, p) for s, p in groups.items()]
 
 
 def run(plan: ExportPlan, shuffle: int = 0) -> None:
@@ -134,7 +133,7 @@ def run(plan: ExportPlan, shuffle: int = 0) -> None:
     counts, groups = render(plan, regions)
     for parcels in groups.values():
         order.shuffle(parcels)
-    finish_export(plan, counts, assemble(plan, groups), [], 0.0)
+    finish_export(plan, counts, assemble(plan, groups), 0.0)
 
 
 def files(url: str) -> dict[str, bytes]:
@@ -226,7 +225,7 @@ def test_only_what_is_missing_is_done_again(source: Source, reader: ArrayReader,
     _, groups = render(first, needed(first))
     kept = dict(list(groups.items())[: len(groups) // 2])
     assemble(first, kept)
-    Folder(first.scratch).delete(["region-0.pack"])
+    Folder(first.claim.scratch).delete(["region-0.pack"])
 
     read_before = reader.voxels_read
     second = plan_of(source, broken, region=SMALL)
@@ -237,7 +236,7 @@ def test_only_what_is_missing_is_done_again(source: Source, reader: ArrayReader,
     assert counts.reused == len(again) - (0 in again)
     assert reader.voxels_read - read_before <= second.region_box(0).voxels
     assert not groups.keys() & kept.keys()
-    finish_export(second, counts, assemble(second, groups), [], 0.0)
+    finish_export(second, counts, assemble(second, groups), 0.0)
     assert files(broken) == files(whole)
 
 
@@ -250,7 +249,7 @@ def test_a_pack_without_a_shard_that_is_needed_again_is_made_anew(source: Source
     shard = next(iter(groups))
     assemble(first, {shard: groups[shard]})
     # The second run renders without the finished shard, is stopped, and then the shard is lost.
-    Folder(first.scratch).delete_folder("")
+    Folder(first.claim.scratch).delete_folder("")
     second = plan_of(source, broken, region=SMALL)
     render(second, needed(second))
     next(Path(broken.removeprefix("file://")).rglob("*.shard")).unlink()
@@ -258,7 +257,7 @@ def test_a_pack_without_a_shard_that_is_needed_again_is_made_anew(source: Source
     assert third.planned["shards"] == len(groups)
     counts, groups = render(third, needed(third))
     assert 0 < counts.reused < counts.regions
-    finish_export(third, counts, assemble(third, groups), [], 0.0)
+    finish_export(third, counts, assemble(third, groups), 0.0)
     assert files(broken) == files(whole)
 
 
@@ -280,7 +279,7 @@ def test_a_lost_parcel_fails_its_shard_naming_the_chunk(source: Source, tmp_path
     shard, parcels = next(iter(groups.items()))
     assert len(parcels) > 1
     with pytest.raises(ConservationError, match=r"chunks that are not whole: \d+,.*give the same command again"):
-        assemble_shard(plan.claim, plan.target, plan.scratch, shard, parcels[1:])
+        assemble_shard(plan.claim, plan.target, shard, parcels[1:])
 
 
 def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Path) -> None:
@@ -289,7 +288,7 @@ def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Pat
     _, groups = render(plan, needed(plan))
     shard, parcels = next(iter(groups.items()))
     with pytest.raises(ConservationError, match=r"expected every voxel of .* once"):
-        assemble_shard(plan.claim, plan.target, plan.scratch, shard, [*parcels, parcels[0]])
+        assemble_shard(plan.claim, plan.target, shard, [*parcels, parcels[0]])
 
 
 def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) -> None:
@@ -298,9 +297,9 @@ def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) ->
     counts, groups = render(plan, needed(plan))
     written = assemble(plan, groups)
     with pytest.raises(ConservationError, match=rf"shards: expected {len(written)}, came {len(written) - 1}"):
-        finish_export(plan, counts, written[1:], [], 0.0)
+        finish_export(plan, counts, written[1:], 0.0)
     with pytest.raises(ConservationError, match=rf"regions: expected {counts.regions}, came {counts.regions - 1}"):
-        finish_export(plan, counts._replace(regions=counts.regions - 1), written, [], 0.0)
+        finish_export(plan, counts._replace(regions=counts.regions - 1), written, 0.0)
     assert Folder(plan.target.url).read("report.json") is None
 
 

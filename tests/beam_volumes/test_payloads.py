@@ -134,7 +134,7 @@ def test_a_changed_payload_is_known(folder: Folder) -> None:
     with PackReader(folder.url) as reader:
         assert reader.read("p.pack", placed[4]) == b"last"
         with pytest.raises(
-            CorruptDataError, match=r"p\.pack: expected 100 bytes at 5 with crc32c 0x.*remove this file"
+            CorruptDataError, match=r"p\.pack: expected 100 bytes at 5 with crc32c 0x.*give the same command again"
         ):
             reader.read("p.pack", placed[2])
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
+from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import (
     Claim,
@@ -21,8 +22,9 @@ from beam_volumes.runs import (
     is_committed,
     receipts,
     record,
+    record_holes,
+    recorded_holes,
     remove_records,
-    scratch_url,
     take,
 )
 from beam_volumes.storage import Folder
@@ -37,11 +39,23 @@ def url(tmp_path: Path) -> str:
     return f"file://{tmp_path}/seg"
 
 
-def inspect(url: str, identity: Json = IDENTITY, *, resume: bool = True, overwrite: bool = False) -> Claim:
-    return inspect_destination(url, identity, resume=resume, overwrite=overwrite)
+def inspect(
+    url: str,
+    identity: Json = IDENTITY,
+    *,
+    resume: bool = True,
+    overwrite: bool = False,
+    scratch: str | None = None,
+) -> Claim:
+    return inspect_destination(url, identity, resume=resume, overwrite=overwrite, scratch=scratch)
 
 
-def taken(url: str, identity: Json = IDENTITY, **options: bool) -> Claim:
+def ended(claim: Claim, provenance: Json | None = None, report: Json | None = None) -> None:
+    finish(claim, provenance or {}, report or {})
+    remove_records(claim)
+
+
+def taken(url: str, identity: Json = IDENTITY, **options: Any) -> Claim:
     claim = inspect(url, identity, **options)
     take(claim, INFO)
     return claim
@@ -51,7 +65,7 @@ def finished(url: str, identity: Json = IDENTITY) -> Claim:
     claim = taken(url, identity)
     Folder(url).write("8_8_8/0.shard", b"voxels")
     record(claim, Receipt(0, 1, 6, 7))
-    finish(claim, {"sources": []}, {"pipeline": "export"})
+    ended(claim, {"sources": []}, {"pipeline": "export"})
     return claim
 
 
@@ -69,7 +83,7 @@ def test_a_claim_is_new_then_resumed_then_complete(url: str) -> None:
     resumed = inspect(url)
     assert resumed == replace(first, state="resumed")
     take(resumed, INFO)
-    finish(resumed, {"sources": ["a"]}, {"pipeline": "export"})
+    ended(resumed, {"sources": ["a"]}, {"pipeline": "export"})
     assert names(url) == ["info", "provenance", "report.json"]
     assert inspect(url) == replace(first, state="complete")
     assert Folder(url).read_json("report.json") == {"key": first.key, "identity": IDENTITY, "pipeline": "export"}
@@ -197,7 +211,8 @@ def test_of_many_claims_at_once_one_wins(url: str) -> None:
     assert {"another run claimed this destination at the same moment" in text for text in refusals} == {True}
     winner = claims[won.index(True)]
     check_claim(winner)
-    assert Folder(url).read_json(".beam_volumes/claim.json") == {"key": winner.key, "identity": winner.identity}
+    record = Folder(url).read_json(".beam_volumes/claim.json") or {}
+    assert (record["key"], record["identity"]) == (winner.key, winner.identity)
 
 
 def test_of_many_that_overwrite_at_once_one_goes_on(url: str) -> None:
@@ -295,14 +310,16 @@ def test_a_damaged_receipt_is_named(url: str, content: bytes) -> None:
 
 
 def test_each_run_has_a_scratch_folder_of_its_own(url: str, tmp_path: Path) -> None:
-    a, b = inspect(url), inspect(f"{url}2")
     for scratch in (f"{tmp_path}/s", f"{tmp_path}/s/", f"file://{tmp_path}/s//", f"{tmp_path}/x/../s"):
-        assert scratch_url(a, scratch) == f"file://{tmp_path}/s/{a.key}"
-    assert scratch_url(a, "gs://bucket/s/") == f"gs://bucket/s/{a.key}"
-    assert scratch_url(a, None) == f"{url}/.beam_volumes/scratch/{a.key}"
-    assert scratch_url(a, "s") != scratch_url(b, "s"), "the same export to two places"
+        claim = inspect(url, scratch=scratch)
+        assert claim.scratch == f"file://{tmp_path}/s/{claim.key}"
+    claim = inspect(url, scratch="gs://bucket/s/")
+    assert claim.scratch == f"gs://bucket/s/{claim.key}"
+    claim = inspect(url)
+    assert claim.scratch == f"{url}/.beam_volumes/scratch/{claim.key}"
+    assert claim.scratch != inspect(f"{url}2").scratch, "the same export to two places"
     with pytest.raises(OptionError, match="expected a local path"):
-        scratch_url(a, "ftp://host/s")
+        inspect(url, scratch="ftp://host/s")
 
 
 def test_what_killed_writers_left_is_not_published(url: str) -> None:
@@ -311,7 +328,7 @@ def test_what_killed_writers_left_is_not_published(url: str) -> None:
     Folder(url).write("8_8_8/.killed.tmp", b"vox")
     Folder(url).write("nested/8_8_8/.writing.tmp", b"another volume's, which is being written")
     Folder(url).write(f".beam_volumes/finished/{claim.key}/.killed.tmp", b"{")
-    finish(claim, {}, {})
+    ended(claim)
     assert names(url) == ["8_8_8/0.shard", "info", "nested/8_8_8/.writing.tmp", "provenance", "report.json"]
 
 
@@ -320,9 +337,8 @@ def test_a_commit_that_is_tried_again_changes_nothing(url: str) -> None:
     assert not is_committed(claim)
     finish(claim, {"first": 1}, {"try": 1})
     assert is_committed(claim)
-    Folder(url).write(".beam_volumes/claim.json", json.dumps({"key": claim.key, "identity": IDENTITY}).encode())
     assert inspect(url).state == "complete", "killed between the report and the clean-up"
-    finish(claim, {"second": 1}, {"try": 2})
+    remove_records(claim)
     assert Folder(url).read_json("report.json") == {"key": claim.key, "identity": IDENTITY, "try": 1}
     assert names(url) == ["info", "provenance", "report.json"]
     remove_records(claim)
@@ -335,7 +351,7 @@ def test_a_volume_without_info_is_not_committed(url: str) -> None:
     with pytest.raises(DestinationError, match="expected the info that this run has written, but it is gone"):
         finish(claim, {}, {})
     take(inspect(url), INFO)
-    finish(claim, {}, {})
+    ended(claim)
     assert names(url) == ["info", "provenance", "report.json"]
 
 
@@ -343,7 +359,91 @@ def test_a_complete_volume_is_begun_anew_only_with_overwrite(tmp_path: Path) -> 
     url = f"file://{tmp_path}/seg"
     claim = inspect_destination(url, {"a": 1}, resume=True, overwrite=False)
     take(claim, {"scales": []})
-    finish(claim, {}, {})
+    ended(claim)
     with pytest.raises(OptionError, match=r"--resume: expected an unfinished export .* complete: .*--overwrite"):
         inspect_destination(url, {"a": 1}, resume=False, overwrite=False)
     assert inspect_destination(url, {"a": 1}, resume=False, overwrite=True).state == "replaced"
+
+
+def take_over(url: str) -> Claim:
+    """Do what another run with --overwrite does, up to its claim."""
+    claim = inspect(url, OTHER, overwrite=True)
+    take(claim, {**INFO, "type": "image"})
+    return claim
+
+
+@pytest.mark.parametrize("moment", ["provenance", "report.json"])
+def test_a_run_that_is_replaced_while_it_commits_leaves_nothing(
+    url: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, others = taken(url), list[Claim]()
+    write = Folder.write
+
+    def slow_write(folder: Folder, name: str, data: bytes, **options: Any) -> None:
+        if name == moment and not others:
+            others.append(take_over(url))
+        write(folder, name, data, **options)
+
+    monkeypatch.setattr(Folder, "write", slow_write)
+    with pytest.raises(DestinationError, match="another run has taken it over"):
+        finish(first, {}, {"of": "first"})
+    assert Folder(url).read("report.json") is None
+    check_claim(others[0])
+    remove_records(first)
+    check_claim(others[0])
+    ended(others[0], report={"of": "second"})
+    assert (Folder(url).read_json("report.json") or {})["of"] == "second"
+
+
+def test_an_info_that_a_replaced_run_has_written_late_is_found(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[Claim] = []
+    write = Folder.write
+
+    def slow_write(folder: Folder, name: str, data: bytes, **options: Any) -> None:
+        if name == "info" and not others:
+            others.append(inspect(url, OTHER, overwrite=True))
+            take(others[0], {**INFO, "type": "image"})
+        write(folder, name, data, **options)
+
+    monkeypatch.setattr(Folder, "write", slow_write)
+    with pytest.raises(DestinationError, match="another run has taken it over"):
+        taken(url)
+    with pytest.raises(DestinationError, match="expected the info that this run has written, but it is another"):
+        finish(others[0], {}, {})
+    take(inspect(url, OTHER), {**INFO, "type": "image"})
+    ended(others[0])
+    assert (Folder(url).read_json("info") or {})["type"] == "image"
+
+
+def test_the_scratch_of_a_replaced_or_moved_run_is_removed(url: str, tmp_path: Path) -> None:
+    claim = inspect(url, scratch=f"{tmp_path}/a")
+    take(claim, INFO)
+    Folder(claim.scratch).write("region-0.pack", b"pack")
+    (tmp_path / "a/mine").write_bytes(b"keep")
+    moved = inspect(url, scratch=f"{tmp_path}/b")
+    assert (moved.state, moved.key) == ("resumed", claim.key)
+    take(moved, INFO)
+    Folder(moved.scratch).write("region-0.pack", b"pack")
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine"]
+    replaced = inspect(url, OTHER, overwrite=True)
+    take(replaced, INFO)
+    assert list((tmp_path / "b").iterdir()) == []
+    Folder(replaced.scratch).write("region-0.pack", b"pack")
+    ended(replaced)
+    assert names(url) == ["info", "provenance", "report.json"]
+
+
+def test_holes_are_kept_by_region_until_the_end(url: str) -> None:
+    claim = taken(url)
+    first, second = Box((0, 0, 0), (1, 2, 3)), Box((5, 0, 0), (6, 2, 3))
+    record_holes(claim, 3, [second, first])
+    record_holes(claim, 10, [first])
+    assert recorded_holes(claim) == [first, second]
+    ended(claim)
+    assert recorded_holes(claim) == []
+
+
+@pytest.mark.parametrize(("resume", "overwrite", "state"), [(True, True, "replaced"), (True, False, "complete")])
+def test_a_complete_equal_volume_is_replaced_when_asked(url: str, resume: bool, overwrite: bool, state: str) -> None:
+    finished(url)
+    assert inspect(url, resume=resume, overwrite=overwrite).state == state

@@ -1,22 +1,25 @@
 """A scale's folder holds the files of its run and no others, and a run that finds others does not end well."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
+import crc32c
 import pytest
 
 from beam_volumes.errors import ConservationError, DestinationError
 from beam_volumes.export import ExportPlan, RegionCounts, finished_bits, merge_counts, render_region
 from beam_volumes.export_planning import plan_reading_of, plan_scale, plan_target, source_version
-from beam_volumes.export_report import finish_export
+from beam_volumes.export_report import finish_export, settle
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
-from beam_volumes.runs import inspect_destination, receipts, scratch_url, take
+from beam_volumes.runs import inspect_destination, receipts, take
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import describe_source
 from beam_volumes.storage import Folder
+from beam_volumes.storage.store import Entry
 
 MEMORY = 4_000_000
 
@@ -26,7 +29,7 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
     scale = plan_scale(source, source.box, (32, 32, 16), encoding)
     target = plan_target(f"file://{folder}/seg", scale, "gzip", sharded=sharded, memory_target=700_000)
     identity = {"source": source_version(source), "encoding": encoding}
-    claim = inspect_destination(target.url, identity, resume=True, overwrite=overwrite)
+    claim = inspect_destination(target.url, identity, resume=True, overwrite=overwrite, scratch=f"{folder}/scratch/")
     return ExportPlan(
         claim=claim,
         source=source,
@@ -36,7 +39,6 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
         reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
         fill_missing=False,
         lookahead_bytes=0,
-        scratch=scratch_url(claim, f"{folder}/scratch/"),
         inline_bytes=0,
         launch=Launch("me", {}),
         finished=finished_bits(target, finished_shards(claim, target)),
@@ -56,7 +58,7 @@ def work(plan: ExportPlan) -> tuple[RegionCounts, list[WrittenShard]]:
             counts.append(rendered.counts)
             for shard, parcel in rendered.parcels.items():
                 groups[shard].append(parcel)
-    written = [assemble_shard(plan.claim, plan.target, plan.scratch, s, p) for s, p in groups.items()]
+    written = [assemble_shard(plan.claim, plan.target, s, p) for s, p in groups.items()]
     return merge_counts(counts), written
 
 
@@ -82,7 +84,7 @@ def test_a_whole_scale_passes(plan: ExportPlan) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["ff.shard", "0-32_0-32_0-16", "-7-25_5-37_3-18.gz", "25-57_5-37_3-19", "57-89_5-37_3-19.br", "notes", "a/b"],
+    ["ff.shard", "0-32_0-32_0-16", "-7-25_5-37_3-18.gz", "25-57_5-37_3-19", "57-89_5-37_3-19.br"],
 )
 def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
     counts, written = work(plan)
@@ -90,10 +92,27 @@ def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
     with pytest.raises(
         ConservationError, match=rf"scale 16_16_40: .*not this run's: 16_16_40/{name} \(1 in all\): remove what is not"
     ):
-        finish_export(plan, counts, written, [], 0.0)
+        finish_export(plan, counts, written, 0.0)
     assert Folder(plan.target.url).read("report.json") is None
     Folder(plan.target.url).delete([f"{plan.target.scale.key}/{name}"])
-    finish_export(plan, counts, written, [], 0.0)
+    finish_export(plan, counts, written, 0.0)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", "notes", "a/b"])
+def test_files_that_no_reader_looks_for_do_no_harm(plan: ExportPlan, name: str) -> None:
+    counts, written = work(plan)
+    Folder(plan.target.url).write(f"{plan.target.scale.key}/{name}", b"of a file manager")
+    finish_export(plan, counts, written, 0.0)
+    settle(plan)
+
+
+def test_a_complete_volume_that_was_damaged_is_not_called_complete(plan: ExportPlan) -> None:
+    finish_export(plan, *work(plan), 0.0)
+    settle(plan)
+    victim = sorted(scale_folder(plan).iterdir())[0]
+    victim.unlink()
+    with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} .*complete, with --overwrite"):
+        settle(plan)
 
 
 def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: ExportPlan, tmp_path: Path) -> None:
@@ -102,10 +121,10 @@ def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: Expo
     whole = victim.read_bytes()
     victim.unlink()
     with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} \(1 in all\)"):
-        finish_export(plan, counts, written, [], 0.0)
+        finish_export(plan, counts, written, 0.0)
     again = plan_of(tmp_path, sharded=plan.target.scale.sharding is not None)
     assert (again.claim.state, again.planned["shards"]) == ("resumed", 1)
-    finish_export(again, *work(again), [], 0.0)
+    finish_export(again, *work(again), 0.0)
     assert victim.read_bytes() == whole
     assert not (tmp_path / "scratch" / plan.claim.key).exists()
 
@@ -117,8 +136,8 @@ def test_a_shard_of_another_size_is_named(tmp_path: Path) -> None:
     victim = sorted(scale_folder(plan).iterdir())[0]
     size = victim.stat().st_size
     victim.write_bytes(victim.read_bytes() + b"x")
-    with pytest.raises(ConservationError, match=rf"of another size: .*{victim.name} \({size + 1} bytes, not {size}\)"):
-        finish_export(plan, counts, written, [], 0.0)
+    with pytest.raises(ConservationError, match=rf"not as written: .*{victim.name} \({size + 1} bytes, not {size}\)"):
+        finish_export(plan, counts, written, 0.0)
 
 
 def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> None:
@@ -132,18 +151,42 @@ def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> Non
     start(new)
     counts, written = work(new)
     late.write_bytes(content)
-    with pytest.raises(ConservationError, match=f"of another size: 16_16_40/{late.name}"):
-        finish_export(new, counts, written, [], 0.0)
+    with pytest.raises(ConservationError, match=f"not as written: 16_16_40/{late.name}"):
+        finish_export(new, counts, written, 0.0)
     with pytest.raises(DestinationError, match="another run has taken it over"):
-        finish_export(old, counts, written, [], 0.0)
+        finish_export(old, counts, written, 0.0)
 
 
 def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: ExportPlan, tmp_path: Path) -> None:
     counts, written = work(plan)
-    finish_export(plan, counts, written, [], 0.0)
+    finish_export(plan, counts, written, 0.0)
     report = Folder(plan.target.url).read("report.json")
-    Folder(plan.scratch).write("region-0.pack", b"left by a try that was killed")
-    finish_export(plan, counts, [], [], 0.0)
+    Folder(plan.claim.scratch).write("region-0.pack", b"left by a try that was killed")
+    finish_export(plan, counts, [], 0.0)
     assert Folder(plan.target.url).read("report.json") == report
-    assert (receipts(plan.claim), list(Folder(plan.scratch).list())) == ([], [])
+    assert (receipts(plan.claim), list(Folder(plan.claim.scratch).list())) == ([], [])
     assert sorted(p.name for p in tmp_path.rglob(".*")) == []
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_late_file_of_the_same_size_is_found_where_listings_tell_checksums(
+    tmp_path: Path, sharded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = Folder.entries
+
+    def as_in_a_bucket(folder: Folder, prefix: str = "") -> Iterator[Entry]:
+        for entry in entries(folder, prefix):
+            yield entry._replace(crc32c=crc32c.crc32c(folder.read(entry.name) or b""))
+
+    monkeypatch.setattr(Folder, "entries", as_in_a_bucket)
+    plan = plan_of(tmp_path, sharded=sharded)
+    start(plan)
+    counts, written = work(plan)
+    late = sorted(scale_folder(plan).iterdir())[-1]
+    content = late.read_bytes()
+    late.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ConservationError, match=r"not as written: 16_16_40/\S+ \(of other bytes\)"):
+        finish_export(plan, counts, written, 0.0)
+    assert len(finished_shards(plan_of(tmp_path, sharded=sharded).claim, plan.target)) == len(written) - 1
+    late.write_bytes(content)
+    finish_export(plan, counts, written, 0.0)
