@@ -20,6 +20,7 @@ _URL = re.compile(
 )
 
 _LAYER_BITS = 8
+"""Of an id, the highest: other graphs than those have none that this client could read."""
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,12 @@ class GrapheneTable:
 class GraphInfo:
     """The chunk graph of a proofreading volume; picklable.
 
-    A node id is, from its highest bit: the layer (8 bits), the x, y and z of its chunk in that layer's grid
-    (`spatial_bit_masks[layer]` bits each), and a number. Layer 1 holds supervoxels, `n_layers` roots.
+    The highest 8 bits of a node id are its layer: 1 that of supervoxels, `n_layers` that of roots.
 
     Attributes:
         data_dir: where the supervoxels are, a Precomputed volume.
         chunk_size: shape of a graph chunk, XYZ voxels at `cv_mip`.
         chunk_origin: a corner of the grid of graph chunks, XYZ voxels at `cv_mip`.
-        layer_bits: always 8.
         info: the whole JSON.
 
     """
@@ -101,8 +100,6 @@ class GraphInfo:
     data_dir: str
     chunk_size: Vec
     n_layers: int
-    spatial_bit_masks: dict[int, int]
-    layer_bits: int
     cv_mip: int
     chunk_origin: Vec
     info: Json
@@ -125,10 +122,6 @@ class GraphInfo:
             data_dir=fields.text("data_dir"),
             chunk_size=fields.vec("graph.chunk_size", least=1),
             n_layers=n_layers,
-            spatial_bit_masks={
-                layer: fields.whole(f"graph.spatial_bit_masks.{layer}", least=0) for layer in range(1, n_layers + 1)
-            },
-            layer_bits=layer_bits,
             cv_mip=cv_mip,
             chunk_origin=_chunk_origin(fields, cv_mip),
             info=info,
