@@ -29,6 +29,8 @@ from beam_volumes.graphene import (
 from beam_volumes.precomputed.info import Json, Scale
 from beam_volumes.precomputed.sharding import plan_sharding
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
+from beam_volumes.runs import Claim, recorded_holes
+from beam_volumes.source_checks import is_on_this_machine
 from beam_volumes.sources import Source
 from beam_volumes.storage import is_local, local_path, normalize
 from beam_volumes.targets import Target
@@ -71,6 +73,46 @@ def destination(url: str, source: Source) -> str:
     if _resolved(place) in {_resolved(source.url), _resolved(source.voxels_url)}:
         raise OptionError(f"--dst: expected another place than --src, came {place}: a volume cannot replace itself")
     return place
+
+
+def check_reachable(option: str, url: str) -> None:
+    """Refuse a place on this machine, for a job whose workers are others.
+
+    Raises:
+        OptionError: `url`, which stands in `option` or behind it, is such a place.
+
+    """
+    if is_on_this_machine(url):
+        raise OptionError(
+            f"--{option}: expected a place that every worker of --runner reaches, such as gs:// or s3://, came {url}, "
+            "which is on this machine: copy or put it there, or run here, without --runner"
+        )
+
+
+def check_token_reachable(url: str, token_env: str | None) -> None:
+    """Refuse a token that only this machine has, for a job whose workers are others.
+
+    Args:
+        url: the proofreading volume.
+        token_env: where the token is found.
+
+    Raises:
+        OptionError: it stands in an environment variable or a file.
+
+    """
+    if token_env is not None and "/" in token_env:
+        return
+    if token_env is None:
+        token = find_token(GrapheneTable.parse(url), None)
+        if token is None:
+            return
+        came = token.source
+    else:
+        came = "the name of an environment variable"
+    raise OptionError(
+        f"--token_env: expected a secret that every worker of --runner can read, projects/P/secrets/S, came {came}, "
+        "which is on this machine only: put the token into Secret Manager, and name the secret"
+    )
 
 
 class Proofreading(NamedTuple):
@@ -119,7 +161,7 @@ def share_of_limits(max_requests_in_flight: int, max_ids_per_second: int | None,
     """Return what one of `workers` worker processes may ask of the server.
 
     Raises:
-        OptionError: it is not known how many there will be.
+        OptionError: it is not known how many there will be, or there are more of them than the server may be asked by.
 
     """
     if workers is None:
@@ -193,8 +235,29 @@ def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_
     return Target(url, replace(scale, sharding=ownership if sharded else None), compress, ownership)
 
 
+def check_holes(claim: Claim, *, fill_missing: bool) -> None:
+    """Refuse to go on without holes where the run that is resumed has accepted some.
+
+    Raises:
+        OptionError: so it is.
+
+    """
+    if claim.state != "resumed" or fill_missing:
+        return
+    if holes := recorded_holes(claim):
+        raise OptionError(
+            f"--fill_missing: expected it, because the run that is resumed has read {len(holes)} missing chunks as 0 "
+            f"({holes[0]} and others): give it, or begin anew with --resume=false"
+        )
+
+
 def source_version(source: Source) -> str:
-    """Return a hash that changes when the source is another volume, in another place or of another shape."""
+    """Return a hash that changes when the source is another volume: elsewhere, of another shape, or stored otherwise.
+
+    It covers the locations, the shape, and what `info` says of the voxels of this mip (encoding, sharding, folder). It
+    does not cover the voxels: one that changes in place keeps its version. Nor does it cover other mips, meshes and
+    the like, which may be added to a source while it is exported.
+    """
     facts: Json = {
         "url": source.url,
         "voxels": source.voxels_url,
@@ -203,8 +266,11 @@ def source_version(source: Source) -> str:
         "data_type": source.data_type,
         "num_channels": source.num_channels,
         "chunk": source.chunk,
+        "type": source.layer_type,
+        "scale": source.info.get("scales", [])[source.mip : source.mip + 1],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    # Of other formats CloudVolume makes an info in which numbers may be numpy's.
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _resolved(url: str) -> str:

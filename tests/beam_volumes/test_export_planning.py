@@ -17,6 +17,8 @@ from beam_volumes.export_estimate import PROCESS_BYTES, estimate, memory_per_wor
 from beam_volumes.export_planning import (
     ask_server,
     bounds_in,
+    check_reachable,
+    check_token_reachable,
     chunk_bytes,
     is_proofreading,
     plan_reading_of,
@@ -194,15 +196,56 @@ def test_the_source_version_follows_the_source(source: Source) -> None:
         replace(source, data_type="uint32"),
         replace(source, num_channels=2),
         replace(source, chunk=(64, 64, 32)),
+        replace(source, layer_type="image"),
+        replace(source, info={**source.info, "scales": [{**source.info["scales"][0], "encoding": "compresso"}]}),
     ]
     assert len({version, *map(source_version, changed)}) == 1 + len(changed)
 
 
+def test_the_source_version_does_not_follow_what_is_added_to_a_source(source: Source) -> None:
+    scales = [*source.info["scales"], {"key": "32_32_40", "encoding": "raw"}]
+    assert source_version(replace(source, info={**source.info, "scales": scales, "mesh": "mesh"})) == source_version(
+        source
+    )
+    assert len(source_version(replace(source, info={}))) == 16
+
+
+@pytest.mark.parametrize("url", ["/data/volume", "file:///data/volume", "zarr://file:///data/volume", "n5:///data/v"])
+def test_places_on_this_machine_are_refused_for_workers_elsewhere(url: str) -> None:
+    with pytest.raises(
+        OptionError, match=f"--src: expected a place that every worker of --runner reaches.*came {url}, "
+    ):
+        check_reachable("src", url)
+    for other in ("gs://b/v", "zarr2://s3://b/v", "https://h/v", NEURONS, "graphene://https://h/segmentation/table/a"):
+        check_reachable("src", other)
+
+
+def test_tokens_of_this_machine_are_refused_for_workers_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUD_VOLUME_DIR", str(tmp_path))
+    url = "graphene://https://host/segmentation/table/a"
+    check_token_reachable(url, None)
+    check_token_reachable(url, "projects/p/secrets/s")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "cave-secret.json").write_text('{"token": "s3cr3t"}')
+    for token_env, came in ((None, rf"{tmp_path}/secrets/cave-secret\.json"), ("s3cr3t", "the name of an environment")):
+        with pytest.raises(OptionError, match=f"--token_env: expected a secret that every .*came {came}") as caught:
+            check_token_reachable(url, token_env)
+        assert "s3cr3t" not in str(caught.value)
+
+
 def test_limits_are_shared_among_workers() -> None:
     assert share_of_limits(16, 1000, 4) == Limits(max_requests_in_flight=4, max_ids_per_second=250.0)
-    assert share_of_limits(16, None, 100) == Limits(max_requests_in_flight=1)
+    assert share_of_limits(16, 16, 16) == Limits(max_requests_in_flight=1, max_ids_per_second=1)
     with pytest.raises(OptionError, match="--max_num_workers: expected the most workers that the job may have, came"):
         share_of_limits(16, 1000, None)
+    with pytest.raises(
+        OptionError, match=r"--max_requests_in_flight: expected at least .* processes, 200, .* came 16: "
+    ):
+        share_of_limits(16, None, 200)
+    with pytest.raises(OptionError, match=r"--max_ids_per_second: expected at least .* processes, 200, .* came 100: "):
+        share_of_limits(200, 100, 200)
 
 
 # Proofreading
