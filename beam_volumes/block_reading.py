@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import fastremap
 import numpy as np
@@ -34,67 +35,83 @@ class Clock:
         self._last = now
 
 
+class RegionReading(NamedTuple):
+    """One region to be read, and what takes notes of it.
+
+    Attributes:
+        boxes: its blocks, source voxels; together they hold whole graph chunks.
+        name: for messages.
+        clock: laps "read" and "wait" are counted.
+        holes: takes the stored chunks that were missing.
+
+    """
+
+    boxes: Iterable[Box]
+    name: str
+    clock: Clock
+    holes: list[Box]
+
+
+class RegionReader(Protocol):
+    """Reads regions, whatever their voxels become on the way."""
+
+    def read(self, region: RegionReading) -> Iterator[Block]:
+        """Yield the blocks of a region in order."""
+
+
 class BlockReader:
     """Reads blocks as they stand in the source."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
 
-    def read(self, boxes: Iterable[Box], where: str, clock: Clock, holes: list[Box]) -> Iterator[Block]:
-        """Yield the blocks in order.
-
-        Args:
-            boxes: source voxels; together they hold whole graph chunks.
-            where: what the blocks belong to, for messages.
-            clock: laps "read" and "wait" are counted.
-            holes: takes the stored chunks that were missing.
-
-        """
-        del where
-        for box in boxes:
+    def read(self, region: RegionReading) -> Iterator[Block]:
+        """Yield the blocks of a region in order."""
+        for box in region.boxes:
             voxels, missing = self._reader.read(box)
-            holes += missing
-            clock.lap("read")
+            region.holes.extend(missing)
+            region.clock.lap("read")
             yield box, voxels
 
 
-class RootReader(BlockReader):
-    """Reads supervoxels and replaces them by their roots; blocks are read and encoded while answers are on their way.
+class RootReader:
+    """Replaces supervoxels by their roots; blocks are read and encoded while answers are on their way.
 
     Args:
+        blocks: reads the supervoxels.
         lookahead_bytes: how much may wait for answers.
 
     """
 
-    def __init__(self, reader: Reader, client: RootClient, question: RootQuestion, lookahead_bytes: int) -> None:
-        super().__init__(reader)
-        self._client, self._question, self._lookahead_bytes = client, question, lookahead_bytes
+    def __init__(self, blocks: BlockReader, client: RootClient, question: RootQuestion, lookahead_bytes: int) -> None:
+        self._blocks, self._client = blocks, client
+        self._question, self._lookahead_bytes = question, lookahead_bytes
 
-    def read(self, boxes: Iterable[Box], where: str, clock: Clock, holes: list[Box]) -> Iterator[Block]:
-        """See `BlockReader`.
+    def read(self, region: RegionReading) -> Iterator[Block]:
+        """Yield the blocks of a region in order.
 
         Raises:
             ServerError: the server failed, answered wrongly, or gave roots younger than the question's timestamp.
 
         """
-        lookup = RootLookup(self._client, self._question, where)
+        lookup = RootLookup(self._client, self._question, region.name)
         waiting: deque[tuple[Box, Array, npt.NDArray[np.uint64]]] = deque()
         held = 0
-        for box, voxels in super().read(boxes, where, clock, holes):
+        for box, voxels in self._blocks.read(region):
             supervoxels = fastremap.unique(voxels)
             lookup.ask(supervoxels)
             waiting.append((box, voxels, supervoxels))
             held += voxels.nbytes
-            clock.lap("read")
+            region.clock.lap("read")
             # Blocks at an edge are small: one of them may not make room for the next.
             while held > self._lookahead_bytes:
                 held -= waiting[0][1].nbytes
-                yield _relabel(*waiting.popleft(), lookup, clock)
+                yield _relabel(*waiting.popleft(), lookup, region.clock)
         lookup.send()
         while waiting:
-            yield _relabel(*waiting.popleft(), lookup, clock)
-        self._client.check_roots_age(lookup.roots, self._question.timestamp, where)
-        clock.lap("wait")
+            yield _relabel(*waiting.popleft(), lookup, region.clock)
+        self._client.check_ages(*lookup.answered, self._question, region.name)
+        region.clock.lap("wait")
 
 
 def _relabel(box: Box, voxels: Array, supervoxels: npt.NDArray[np.uint64], lookup: RootLookup, clock: Clock) -> Block:

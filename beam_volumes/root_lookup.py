@@ -32,9 +32,9 @@ class RootLookup:
         self._roots: Ids = np.zeros(1, np.uint64)
 
     @property
-    def roots(self) -> Ids:
-        """The unique roots known so far, without background."""
-        return np.unique(self._roots[1:])
+    def answered(self) -> tuple[Ids, Ids]:
+        """The ids answered so far, sorted, and the root of each; without background."""
+        return self._ids[1:], self._roots[1:]
 
     def ask(self, ids: Ids) -> None:
         """Ask for those of `ids` that have not been asked for; returns at once, sends when it pays."""

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_volumes.errors import ServerError
-from beam_volumes.graphene.checks import RootQuestion, check_ages, check_roots, layers_of
+from beam_volumes.graphene.checks import RootQuestion, check_ages, check_roots
 from beam_volumes.graphene.connection import Connection, Request, Timing, TooMuchError
 from beam_volumes.graphene.limits import Limits, Statistics
 from beam_volumes.graphene.table import GrapheneTable, GraphInfo
@@ -51,7 +52,6 @@ class RootClient:
         self._table = table
         self._connection = Connection(table, token, limits, timing or Timing())
         self._threads = RequestThreads[Ids](limits.max_requests_in_flight)
-        self._root_layer: int | None = None
         self._tells_ages = True
         if token and table.scheme == "http" and urlsplit(table.origin).hostname not in _THIS_MACHINE:
             _log.warning("%s: the token is sent in clear text: write https:// if the server takes it", table)
@@ -65,7 +65,7 @@ class RootClient:
         self.close()
 
     def close(self) -> None:
-        """Fail the questions that have not been sent, wait for those in flight, and let connections go."""
+        """Fail the questions that have not been sent, wait a few seconds for those in flight, and hang up."""
         self._connection.close()
         self._threads.close()
 
@@ -84,9 +84,7 @@ class RootClient:
 
         """
         request = Request("GET", self._table.info_url, "info", tries=min(_INFO_TRIES, self.limits.tries))
-        info = GraphInfo.from_info(self._json(request), str(self._table))
-        self._root_layer = info.n_layers
-        return info
+        return GraphInfo.from_info(self._json(request), str(self._table))
 
     def oldest_timestamp(self) -> float | None:
         """Return the UNIX second from which on the graph is whole; None where the server does not tell.
@@ -117,30 +115,40 @@ class RootClient:
             The ancestors, uint64, one for each id in their order; or a ServerError.
 
         """
-        self._root_layer = question.n_layers
         self.statistics.count(ids=len(ids))
         batch = self.limits.batch
         parts = [ids[start : start + batch] for start in range(0, len(ids), batch)]
         return _Gathering([self._threads.submit(partial(self._ask, part, question, where)) for part in parts]).whole
 
-    def check_roots_age(self, roots: Ids, timestamp: int, where: str) -> None:
-        """Look at when a sample of roots was made; ids of lower layers, and servers that do not tell, are let pass.
+    def check_ages(self, ids: Ids, ancestors: Ids, question: RootQuestion, where: str) -> None:
+        """Look at when a sample of roots was made: no later than the timestamp, if the server heeds it.
+
+        Only of roots it is known when they were made. Under a stop layer they are asked for: those of one id each of
+        a sample of the ancestors, so that up to 100 ids of a region are asked for twice. Nothing is looked at where the
+        server does not tell.
 
         Args:
-            roots: uint64, unique.
-            timestamp: for which they were asked.
-            where: what they belong to, for messages.
+            ids: uint64, unique.
+            ancestors: what the server has answered to each of them.
+            question: which ancestors had been asked for.
+            where: what the ids belong to, for messages.
 
         Raises:
-            ServerError: one is younger: the server does not heed the timestamp.
+            ServerError: a root is younger: the server does not heed the timestamp.
 
         """
-        if self._root_layer is not None:
-            roots = roots[layers_of(roots) == self._root_layer]
-        if not len(roots) or not self._tells_ages:
+        if not len(ids) or not self._tells_ages:
             return
-        chosen = np.unique(np.linspace(0, len(roots) - 1, min(len(roots), _ROOTS_LOOKED_AT)).astype(np.int64))
-        sample = np.sort(roots)[chosen]
+        unique, first = np.unique(ancestors, return_index=True)
+        chosen = np.unique(np.linspace(0, len(unique) - 1, min(len(unique), _ROOTS_LOOKED_AT)).astype(np.int64))
+        if question.stop_layer is None:
+            roots = unique[chosen]
+        else:
+            self.statistics.count(ids=len(chosen))
+            roots = np.unique(self._ask(ids[first[chosen]], replace(question, stop_layer=None), where))
+        self._check_roots(roots, question.timestamp, where)
+
+    def _check_roots(self, sample: Ids, timestamp: int, where: str) -> None:
         request = Request(
             "POST",
             self._table.api_url("root_timestamps"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_volumes.block_reading import BlockReader, Clock, RootReader
+from beam_volumes.block_reading import BlockReader, Clock, RegionReading, RootReader
 from beam_volumes.errors import ServerError
 from beam_volumes.geometry import Box
 from beam_volumes.graphene import Limits, RootClient, RootQuestion
@@ -32,7 +32,7 @@ class FakeClient:
     def __init__(self, batch: int = 1000, patient: bool = True) -> None:
         self.limits = Limits(ids_per_request=batch)
         self.asked: list[list[int]] = []
-        self.checked: list[tuple[list[int], int, str]] = []
+        self.checked: list[tuple[list[int], list[int], RootQuestion, str]] = []
         self.waiting: list[tuple[Ids, Future[Ids]]] = []
         self.patient = patient
         self.fails = False
@@ -55,8 +55,8 @@ class FakeClient:
             else:
                 future.set_result(np.uint64(OFFSET) + wanted // np.uint64(10))
 
-    def check_roots_age(self, roots: Ids, timestamp: int, where: str) -> None:
-        self.checked.append((roots.tolist(), timestamp, where))
+    def check_ages(self, ids: Ids, ancestors: Ids, question: RootQuestion, where: str) -> None:
+        self.checked.append((ids.tolist(), ancestors.tolist(), question, where))
 
 
 def lookup_of(client: FakeClient) -> RootLookup:
@@ -77,7 +77,10 @@ def test_each_id_is_asked_once_and_background_never() -> None:
     assert client.asked == [[3, 5, 15, 25]]
     np.testing.assert_array_equal(lookup.answer(ids(15)), [OFFSET + 1])
     assert client.asked == [[3, 5, 15, 25]]
-    assert lookup.roots.tolist() == [OFFSET, OFFSET + 1, OFFSET + 2]
+    assert [part.tolist() for part in lookup.answered] == [
+        [3, 5, 15, 25],
+        [OFFSET, OFFSET, OFFSET + 1, OFFSET + 2],
+    ]
 
 
 def test_without_any_id_nothing_is_asked() -> None:
@@ -87,7 +90,8 @@ def test_without_any_id_nothing_is_asked() -> None:
     lookup.send()
     assert lookup.answer(ids(0)).tolist() == [0]
     assert lookup.answer(ids()).tolist() == []
-    assert (lookup.roots.tolist(), client.asked) == ([], [])
+    assert [part.tolist() for part in lookup.answered] == [[], []]
+    assert client.asked == []
 
 
 def test_a_batch_is_sent_when_it_is_full() -> None:
@@ -186,7 +190,11 @@ def columns(*widths: int) -> list[Box]:
 
 
 def root_reader(reader: ArrayReader, client: FakeClient, lookahead_bytes: int) -> RootReader:
-    return RootReader(reader, cast(RootClient, client), QUESTION, lookahead_bytes)
+    return RootReader(BlockReader(reader), cast(RootClient, client), QUESTION, lookahead_bytes)
+
+
+def region(boxes: list[Box], clock: Clock | None = None, holes: list[Box] | None = None) -> RegionReading:
+    return RegionReading(boxes, "region 7", clock or Clock(), [] if holes is None else holes)
 
 
 @pytest.mark.parametrize("order", ["F", "C", "strided"])
@@ -195,21 +203,21 @@ def test_supervoxels_become_roots(order: str, lookahead_bytes: int) -> None:
     array, clock, holes = voxels(), Clock(), list[Box]()
     reader, client = ArrayReader(array, order), FakeClient(batch=20)
     boxes = columns(4, 3, 5)
-    found = list(root_reader(reader, client, lookahead_bytes).read(boxes, "region 7", clock, holes))
+    found = list(root_reader(reader, client, lookahead_bytes).read(region(boxes, clock, holes)))
     assert [box for box, _ in found] == boxes
     for box, block in found:
         np.testing.assert_array_equal(block, roots_of(array[box.slices()]))
         assert block.dtype == np.uint64
     asked = sorted(i for batch in client.asked for i in batch)
     assert asked == sorted(set(array.ravel().tolist()) - {0})
-    assert client.checked == [(np.unique(roots_of(ids(*asked))).tolist(), QUESTION.timestamp, "region 7")]
+    assert client.checked == [(asked, roots_of(ids(*asked)).tolist(), QUESTION, "region 7")]
     assert holes == ([] if order == "strided" else [boxes[-1]])
     assert clock.seconds.keys() == {"read", "wait"}
 
 
 def test_voxels_are_left_as_they_are_without_a_server() -> None:
     array, clock, holes = voxels(), Clock(), list[Box]()
-    found = list(BlockReader(ArrayReader(array)).read(columns(4, 8), "region 7", clock, holes))
+    found = list(BlockReader(ArrayReader(array)).read(region(columns(4, 8), clock, holes)))
     for box, block in found:
         np.testing.assert_array_equal(block, array[box.slices()])
     assert holes == [columns(4, 8)[1]]
@@ -229,14 +237,14 @@ def waiting_bytes(blocks: Iterator[Any], reader: ArrayReader) -> list[int]:
 @pytest.mark.parametrize("lookahead_bytes", [0, 640, 2000, 4000])
 def test_what_waits_is_bounded(widths: tuple[int, ...], lookahead_bytes: int) -> None:
     reader, client = ArrayReader(voxels()), FakeClient()
-    blocks = root_reader(reader, client, lookahead_bytes).read(columns(*widths), "region 7", Clock(), [])
+    blocks = root_reader(reader, client, lookahead_bytes).read(region(columns(*widths)))
     # Besides what may wait there is the block that has just been read.
     assert max(waiting_bytes(blocks, reader)) <= lookahead_bytes + 640 * max(widths)
 
 
 def test_with_room_all_blocks_are_read_before_the_first_answer() -> None:
     reader, client = ArrayReader(voxels()), FakeClient(patient=False)
-    blocks = root_reader(reader, client, 10**9).read(columns(4, 4, 4), "region 7", Clock(), [])
+    blocks = root_reader(reader, client, 10**9).read(region(columns(4, 4, 4)))
     submit = client.submit
 
     def answered_at_once(*arguments: Any) -> Future[Ids]:
@@ -253,7 +261,7 @@ def test_errors_of_the_server_end_the_region() -> None:
     client = FakeClient()
     client.fails = True
     with pytest.raises(ServerError, match="the server failed"):
-        list(root_reader(ArrayReader(voxels()), client, 0).read(columns(4, 4, 4), "region 7", Clock(), []))
+        list(root_reader(ArrayReader(voxels()), client, 0).read(region(columns(4, 4, 4))))
 
 
 def test_roots_that_are_too_young_end_the_region(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +269,6 @@ def test_roots_that_are_too_young_end_the_region(monkeypatch: pytest.MonkeyPatch
         raise ServerError("a root is younger")
 
     client = FakeClient()
-    monkeypatch.setattr(client, "check_roots_age", refuse)
+    monkeypatch.setattr(client, "check_ages", refuse)
     with pytest.raises(ServerError, match="a root is younger"):
-        list(root_reader(ArrayReader(voxels()), client, 0).read(columns(12), "region 7", Clock(), []))
+        list(root_reader(ArrayReader(voxels()), client, 0).read(region(columns(12))))
