@@ -10,22 +10,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
 
 from beam_volumes.errors import AuthorizationError, ServerError
 from beam_volumes.graphene.limits import Limits, RateLimit, Statistics
+from beam_volumes.graphene.session import is_too_slow, open_session
 from beam_volumes.graphene.table import GrapheneTable
 from beam_volumes.graphene.tokens import Token, token_files
 
 _PASSING = frozenset({429, 500, 502, 503, 504})
-_TOO_MUCH = frozenset({413, 500, 504})
-"""A long list may be what these are about: PyChunkGraph answers 500 to whatever it does not handle."""
+_WHOLE_TRIES = {413: 1, 500: 3, 504: 1}
+"""By status that a long list may be what it is about: how often a list is sent whole before it is halved.
+
+PyChunkGraph answers 500 to whatever it does not handle, but also while it is not well, when halves fare no better.
+"""
+_FEW_TRIES = 3
+"""What waiting seldom mends is tried no more often than that."""
 _LOGIN = frozenset({302, 303, 307})
 """Where to log in; PyChunkGraph answers so to a request without a token."""
 
@@ -87,11 +90,12 @@ class TooMuchError(Exception):
 
 @dataclass(frozen=True)
 class _Failure:
-    """Why a try failed; `retry_after` are seconds."""
+    """Why a try failed; `retry_after` are seconds, `passing` whether waiting is likely to mend it."""
 
     reason: str
     status: int = 0
     retry_after: float | None = None
+    passing: bool = True
 
 
 class Connection:
@@ -109,7 +113,7 @@ class Connection:
         self.statistics = Statistics()
         self._table, self._token, self._limits, self._timing = table, token, limits, timing
         self._rate = RateLimit(limits.max_ids_per_second, timing.clock)
-        self._session = _session(table, token, limits)
+        self._session = open_session(table, token, limits)
         self._closing = threading.Event()
         self._refusal: str | None = None
         # One answer with Retry-After holds back every thread. Threads race to set it: any of their times will do.
@@ -130,24 +134,22 @@ class Connection:
 
         """
         tries = request.tries or self._limits.tries
-        failure = _Failure("none was made")
-        for attempt in range(tries):
+        failures: list[_Failure] = []
+        while len(failures) < tries and sum(not f.passing for f in failures) < _FEW_TRIES:
+            if failures:
+                self._give_time(request, failures, f"try {len(failures)} of {tries} failed")
             answer = self._try(request)
             if not isinstance(answer, _Failure):
                 return answer
-            failure = answer
-            if request.ids > 1 and failure.status in _TOO_MUCH:
-                self.statistics.count(retries=1)
-                self._wait_after(failure, 0 if failure.status != 413 else None)
+            failures.append(answer)
+            if request.ids > 1 and _is_too_much(failures, tries):
+                self._give_time(request, failures, "halved")
                 raise TooMuchError
-            if failure.status == 413:
-                raise ServerError(f"{self._at(request)}: expected an answer for one id, came {failure.reason}")
-            if attempt + 1 < tries:
-                self.statistics.count(retries=1)
-                level = logging.WARNING if attempt >= 2 else logging.INFO
-                _log.log(level, "%s: %s; try %d of %d failed", self._at(request), failure.reason, attempt + 1, tries)
-                self._wait_after(failure, attempt)
-        raise ServerError(f"{self._at(request)}: no good answer in {tries} tries, the last time: {failure.reason}")
+            if answer.status == 413:
+                raise ServerError(f"{self._at(request)}: expected an answer for one id, came {answer.reason}")
+        raise ServerError(
+            f"{self._at(request)}: no good answer in {len(failures)} tries, the last time: {failures[-1].reason}"
+        )
 
     def _try(self, request: Request) -> bytes | _Failure | None:
         """Send a request once; fatal answers are raised, those that may pass returned."""
@@ -166,27 +168,37 @@ class Connection:
                 timeout=(self._limits.connect_timeout, self._limits.read_timeout),
                 allow_redirects=False,
             )
-        except requests.exceptions.SSLError as error:
-            # A certificate does not mend itself; a broken handshake may.
-            if "CERTIFICATE" in str(error).upper():
-                raise ServerError(f"{self._at(request)}: {self.clean(str(_cause(error)))}") from None
-            return _Failure(f"TLS failed ({self.clean(str(_cause(error)))})")
-        except requests.exceptions.ConnectTimeout:
-            return _Failure(f"no connection within {self._limits.connect_timeout:g} s")
-        except requests.exceptions.Timeout:
-            return _Failure(f"nothing came for {self._limits.read_timeout:g} s")
-        except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            return _Failure(f"the connection failed ({self.clean(str(_cause(error)))})")
         except requests.exceptions.RequestException as error:
-            # Not chained: such errors show URLs and headers.
-            raise ServerError(f"{self._at(request)}: the request failed: {type(error).__name__}") from None
+            failure = self._failure_of(error)
+            if isinstance(failure, str):
+                # Not chained: such errors show URLs and headers.
+                raise ServerError(f"{self._at(request)}: {failure}") from None
+            return failure
         return self._judge(request, response)
+
+    def _failure_of(self, error: requests.exceptions.RequestException) -> _Failure | str:
+        """Return why no answer came; as a text if that does not pass."""
+        limits, shown = self._limits, self.clean(str(_cause(error)))
+        if is_too_slow(error):
+            return _Failure(f"the answer was not all there after {limits.answer_timeout:g} s", passing=False)
+        match error:
+            case requests.exceptions.SSLError():
+                # A certificate does not mend itself; a broken handshake may.
+                return shown if "CERTIFICATE" in str(error).upper() else _Failure(f"TLS failed ({shown})")
+            case requests.exceptions.ConnectTimeout():
+                return _Failure(f"no connection within {limits.connect_timeout:g} s")
+            case requests.exceptions.Timeout():
+                return _Failure(f"nothing came for {limits.read_timeout:g} s")
+            case requests.exceptions.ConnectionError() | requests.exceptions.ChunkedEncodingError():
+                return _Failure(f"the connection failed ({shown})")
+        return f"the request failed: {type(error).__name__}"
 
     def _judge(self, request: Request, response: requests.Response) -> bytes | _Failure | None:
         status, body = response.status_code, response.content
         if status == 200:
             if request.answer_bytes is not None and len(body) < request.answer_bytes:
-                return _Failure(f"the answer breaks off: {len(body)} of {request.answer_bytes} bytes came")
+                expected = f"expected {request.answer_bytes} bytes, 8 for each id"
+                return _Failure(f"{expected}, came {len(body)}", passing=False)
             return body
         reason = f"status {status}{self._said(response)}"
         if status in _LOGIN or status in (401, 403):
@@ -241,6 +253,14 @@ class Connection:
                 return None
         return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
+    def _give_time(self, request: Request, failures: list[_Failure], what: str) -> None:
+        """Count and log that something will be sent again, and wait until then."""
+        failure, attempt = failures[-1], len(failures) - 1
+        self.statistics.count(retries=1)
+        level = logging.WARNING if attempt >= 2 else logging.INFO
+        _log.log(level, "%s: %s; %s", self._at(request), failure.reason, what)
+        self._wait_after(failure, None if failure.status == 413 else attempt)
+
     def _wait_after(self, failure: _Failure, attempt: int | None) -> None:
         """Wait as long as the server asked for, else longer from try to try, and never the same time for all threads.
 
@@ -270,29 +290,11 @@ class Connection:
             raise ServerError(f"{self._table}: the client was closed before the question was sent")
 
 
-class _BearerAuth(AuthBase):
-    """Adds the token, to requests for its server alone; being there, it keeps requests from reading netrc."""
-
-    def __init__(self, table: GrapheneTable, token: Token | None) -> None:
-        self._origin, self._token = table.origin, token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        to = urlsplit(str(request.url))
-        if self._token and f"{to.scheme}://{to.netloc}" == self._origin:
-            request.headers["Authorization"] = f"Bearer {self._token.reveal()}"
-        return request
-
-
-def _session(table: GrapheneTable, token: Token | None, limits: Limits) -> requests.Session:
-    session = requests.Session()
-    session.auth = _BearerAuth(table, token)
-    session.headers.update({"User-Agent": "beam-volumes", "Accept-Encoding": "identity"})
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    # A thread that finds no free connection waits for one: so many requests are in flight, and no more.
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=limits.max_requests_in_flight, pool_block=True)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
+def _is_too_much(failures: list[_Failure], tries: int) -> bool:
+    """Whether a list has been sent whole often enough; only the last failure tells whether fewer ids may do."""
+    status = failures[-1].status
+    count = sum(f.status == status for f in failures)
+    return status in _WHOLE_TRIES and (count >= _WHOLE_TRIES[status] or len(failures) >= tries)
 
 
 def _cause(error: requests.exceptions.RequestException) -> Any:

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from beam_volumes.errors import OptionError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -17,6 +19,7 @@ class Limits:
         ids_per_request: a longer list is split.
         connect_timeout: seconds.
         read_timeout: seconds without a byte.
+        answer_timeout: seconds from the end of a request to the last byte of its answer, whatever comes how slowly.
         tries: how often a request that fails in passing is sent, the first time included.
 
     """
@@ -26,18 +29,27 @@ class Limits:
     ids_per_request: int = 10_000
     connect_timeout: float = 10.0
     read_timeout: float = 120.0
+    answer_timeout: float = 600.0
     tries: int = 8
 
     def share(self, workers: int) -> Limits:
-        """Return what each of `workers` clients may ask.
+        """Return what each of `workers` clients may ask, which is at least one request, and one id a second.
 
-        A client has at least one request in flight: with more workers than `max_requests_in_flight` there are as many
-        requests in flight as workers. The limit of ids per second holds for any number of workers.
+        Raises:
+            OptionError: there are more clients than that, so that together they would ask more than is allowed.
+
         """
         rate = self.max_ids_per_second
+        for option, most in (("requests_in_flight", self.max_requests_in_flight), ("ids_per_second", rate)):
+            if most is not None and most < workers:
+                raise OptionError(
+                    f"--max_{option}: expected at least the number of worker processes, {workers}, which share it, "
+                    f"came {most}: raise it if the server can take that, or have fewer workers: --processes of a "
+                    "local run; --max_num_workers times the vCPUs of --machine_type of a job on a cluster"
+                )
         return replace(
             self,
-            max_requests_in_flight=max(self.max_requests_in_flight // workers, 1),
+            max_requests_in_flight=self.max_requests_in_flight // workers,
             max_ids_per_second=None if rate is None else rate / workers,
         )
 

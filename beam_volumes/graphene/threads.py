@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+_CLOSE_SECONDS = 5.0
+"""Longer than most answers take; a thread whose answer takes longer ends with it, and keeps nothing waiting."""
 
 
 class _Job(NamedTuple):
@@ -48,15 +52,16 @@ class RequestThreads(Generic[T]):
         return future
 
     def close(self) -> None:
-        """Cancel what is queued, and wait for the calls that are running."""
+        """Cancel what is queued, and wait a few seconds for the calls that are running."""
         with self._lock:
             self._closed = True
         with contextlib.suppress(queue.Empty):
             while job := self._jobs.get_nowait():
                 job.future.cancel()
         self._end()
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
 
 def _work(jobs: _Jobs) -> None:

@@ -128,8 +128,24 @@ def test_limits_are_shared() -> None:
     limits = Limits(max_requests_in_flight=16, max_ids_per_second=30_000, tries=3)
     assert limits.share(1) == limits
     assert limits.share(3) == Limits(max_requests_in_flight=5, max_ids_per_second=10_000, tries=3)
-    assert limits.share(100) == Limits(max_requests_in_flight=1, max_ids_per_second=300, tries=3)
+    assert limits.share(16) == Limits(max_requests_in_flight=1, max_ids_per_second=1875, tries=3)
     assert Limits().share(4) == Limits(max_requests_in_flight=4, max_ids_per_second=None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        (Limits(), r"--max_requests_in_flight: expected at least the number of worker processes, 17, .* came 16: "),
+        (
+            Limits(max_requests_in_flight=17, max_ids_per_second=16),
+            r"--max_ids_per_second: expected at least the number of worker processes, 17, .* came 16: ",
+        ),
+    ],
+)
+def test_a_share_too_small_to_be_kept_is_refused(limits: Limits, message: str) -> None:
+    assert limits.share(16).max_requests_in_flight == 1
+    with pytest.raises(OptionError, match=f"{message}.*--processes of a local run; --max_num_workers times"):
+        limits.share(17)
 
 
 def test_a_batch_is_no_more_than_a_second_may_bring() -> None:

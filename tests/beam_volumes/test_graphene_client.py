@@ -1,5 +1,6 @@
 """The client against a server that does what each test tells it to."""
 
+import contextlib
 import gc
 import json
 import logging
@@ -9,10 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from time import monotonic
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
@@ -54,12 +56,16 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What to send; `cut` breaks the body off after so many bytes, -1 drops the connection before any."""
+    """What to send; `cut` breaks the body off after so many bytes, -1 drops the connection before any.
+
+    With a `drip`, the answer comes byte by byte: of all that comes before `drip` at once, then slowly.
+    """
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    drip: bytes | None = None
 
 
 def good(asked: Asked) -> Reply:
@@ -79,11 +85,18 @@ class FakeServer:
         self.script: Script = []
         self.then: Callable[[Asked], Reply] = good
         self.asked: list[Asked] = []
+        self.connections = 0
+        self.stopping = threading.Event()
         self._lock = threading.Lock()
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            _headers_buffer: list[bytes]
+
+            def setup(self) -> None:
+                super().setup()
+                fake.connections += 1
 
             def do_GET(self) -> None:
                 url = urlsplit(self.path)
@@ -94,11 +107,23 @@ class FakeServer:
                     self.send_response(reply.status)
                     for name, value in ({"Content-Length": str(len(reply.body))} | reply.headers).items():
                         self.send_header(name, value)
-                    self._headers_buffer.append(b"\r\n" + reply.body[: reply.cut])  # type: ignore[attr-defined]
+                    self._headers_buffer.append(b"\r\n" + reply.body[: reply.cut])
+                    if reply.drip is not None:
+                        self._drip(reply.drip)
                     self.flush_headers()
                 self.close_connection = reply.cut is not None
 
             do_POST = do_GET  # noqa: N815 - the name that http.server looks for
+
+            def _drip(self, start: bytes) -> None:
+                answer = b"".join(self._headers_buffer)
+                self._headers_buffer = []
+                at_once, _, slowly = answer.partition(start)
+                self.wfile.write(at_once + start)
+                with contextlib.suppress(ConnectionError):
+                    for byte in slowly:
+                        self.wfile.write(bytes([byte]))
+                        fake.stopping.wait(0.02)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -120,6 +145,7 @@ class FakeServer:
         return what if isinstance(what, Reply) else what(asked)
 
     def stop(self) -> None:
+        self.stopping.set()
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -221,7 +247,7 @@ def test_as_many_requests_are_in_flight_as_the_limit_says(server: FakeServer) ->
 @pytest.mark.parametrize(
     "trouble",
     [Reply(status) for status in (429, 500, 502, 503, 504)]
-    + [Reply(cut=-1), Reply(body=bytes(8), cut=3), Reply(body=bytes(8), cut=0), Reply(body=b""), Reply(body=bytes(5))],
+    + [Reply(cut=-1), Reply(body=bytes(8), cut=3), Reply(body=bytes(8), cut=0)],
 )
 def test_what_passes_is_tried_again(server: FakeServer, time: FakeTime, trouble: Reply) -> None:
     server.script = [trouble] * 3
@@ -247,6 +273,53 @@ def test_a_silent_server_is_given_up_on_and_asked_again(server: FakeServer, time
         with pytest.raises(ServerError, match=r"no good answer in 2 tries, the last time: nothing came for 0\.1 s"):
             ask(client, supervoxels(1))
     wake.set()
+
+
+@pytest.mark.parametrize("body", [b"", bytes(5), bytes(8)])
+def test_fewer_ids_than_asked_are_tried_three_times(server: FakeServer, time: FakeTime, body: bytes) -> None:
+    server.script = [Reply(body=body)] * 2
+    with RootClient(server.table, TOKEN, ONE, time.timing()) as client:
+        assert ask(client, supervoxels(1, 2)).tolist() == roots_of(supervoxels(1, 2)).tolist()
+        server.asked.clear()
+        server.script = [Reply(body=body), Reply(503), Reply(body=body), Reply(body=body)]
+        message = rf"no good answer in 4 tries, the last time: expected 16 bytes, 8 for each id, came {len(body)}$"
+        with pytest.raises(ServerError, match=message):
+            ask(client, supervoxels(1, 2))
+        assert client.statistics.retries == 2 + 3
+    assert len(server.asked) == 4
+    assert time.slept == [0.5, 1.0, 0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("start", [b"HTTP", b"\r\n\r\n"], ids=["headers", "body"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_that_drips_is_given_up_on(server: FakeServer, time: FakeTime, start: bytes, chunked: bool) -> None:
+    """It comes in more than 2 s, of which no 0.1 s pass without a byte."""
+    ids = supervoxels(*range(20))
+    body = roots_of(ids).tobytes()
+    slow = Reply(body=body, drip=start)
+    if chunked:
+        pieces = b"".join(b"8\r\n%s\r\n" % body[n : n + 8] for n in range(0, 160, 8))
+        slow = Reply(body=pieces + b"0\r\n\r\n", headers={"Transfer-Encoding": "chunked"}, drip=start)
+    server.script = [slow] * 2
+    limits = Limits(max_requests_in_flight=1, read_timeout=5, answer_timeout=0.1)
+    with RootClient(server.table, TOKEN, limits, time.timing()) as client:
+        assert ask(client, ids).tolist() == roots_of(ids).tolist()
+        server.script = [slow] * 3
+        message = r"no good answer in 3 tries, the last time: the answer was not all there after 0\.1 s$"
+        with pytest.raises(ServerError, match=message):
+            ask(client, ids)
+    assert (len(server.asked), time.slept) == (6, [0.5, 1.0, 0.5, 1.0])
+
+
+def test_a_connection_is_kept_from_answer_to_answer(server: FakeServer) -> None:
+    """Each answer has a time of its own."""
+    limits = Limits(max_requests_in_flight=1, ids_per_request=1, answer_timeout=1)
+    server.then = lambda asked: Reply(body=good(asked).body, drip=b"\r\n\r\n")
+    with RootClient(server.table, TOKEN, limits) as client:
+        ids = supervoxels(*range(8))
+        assert ask(client, ids).tolist() == roots_of(ids).tolist()
+        assert (client.statistics.requests, client.statistics.retries) == (8, 0)
+    assert server.connections == 1
 
 
 def test_waits_grow_to_a_minute_and_then_it_is_given_up(server: FakeServer, time: FakeTime) -> None:
@@ -320,16 +393,39 @@ def test_one_answer_with_retry_after_holds_back_the_other_threads(server: FakeSe
     assert slept[:2] == [30.0, 30.0]
 
 
-@pytest.mark.parametrize(("status", "first_waits"), [(413, []), (500, [0.5] * 3), (504, [0.5] * 3)])
-def test_what_is_too_much_is_halved(server: FakeServer, time: FakeTime, status: int, first_waits: list[float]) -> None:
+@pytest.mark.parametrize(("status", "waits"), [(413, []), (500, [0.5, 1.0, 2.0]), (504, [0.5])])
+def test_what_is_too_much_is_halved(server: FakeServer, time: FakeTime, status: int, waits: list[float]) -> None:
+    """A 500 may be about anything: the list is sent three times before it is halved."""
     server.then = lambda asked: Reply(status) if len(asked.ids) > 3 else good(asked)
     ids = supervoxels(*range(1, 11))
     with RootClient(server.table, None, ONE, time.timing()) as client:
         assert ask(client, ids).tolist() == roots_of(ids).tolist()
         counted = client.statistics
-    assert [len(a.ids) for a in server.asked] == [10, 5, 2, 3, 5, 2, 3]
-    assert time.slept == first_waits
-    assert (counted.ids, counted.requests, counted.retries) == (10, 7, 3)
+    whole = 3 if status == 500 else 1
+    assert [len(a.ids) for a in server.asked] == [10] * whole + [5] * whole + [2, 3] + [5] * whole + [2, 3]
+    assert time.slept == waits * 3
+    assert (counted.ids, counted.requests, counted.retries) == (10, 4 + 3 * whole, 3 * whole)
+
+
+def test_a_server_that_answers_500_for_a_while_is_not_sent_halves(server: FakeServer, time: FakeTime) -> None:
+    server.script = [Reply(500), Reply(503), Reply(500)]
+    with RootClient(server.table, None, ONE, time.timing()) as client:
+        assert ask(client, supervoxels(*range(1, 11))).tolist() == roots_of(supervoxels(*range(1, 11))).tolist()
+    assert [len(a.ids) for a in server.asked] == [10] * 4
+    assert time.slept == [0.5, 1.0, 2.0]
+
+
+def test_a_server_that_answers_500_for_good_is_given_as_long_as_with_503(server: FakeServer, time: FakeTime) -> None:
+    server.then = lambda _: Reply(503)
+    with RootClient(server.table, None, Limits(), time.timing()) as client:
+        with pytest.raises(ServerError, match="in 8 tries, the last time: status 503"):
+            ask(client, supervoxels(*range(10_000)))
+        given, time.slept = sum(time.slept), []
+        server.then = lambda _: Reply(500)
+        with pytest.raises(ServerError, match="in 8 tries, the last time: status 500"):
+            ask(client, supervoxels(*range(10_000)))
+    assert given == 63.5
+    assert sum(time.slept) == 63.5 + 13 * 3.5
 
 
 def test_an_id_that_the_server_cannot_do_fails_after_its_tries(server: FakeServer, time: FakeTime) -> None:
@@ -341,7 +437,7 @@ def test_an_id_that_the_server_cannot_do_fails_after_its_tries(server: FakeServe
         pytest.raises(ServerError, match=message),
     ):
         ask(client, supervoxels(*range(1, 9)))
-    assert [len(a.ids) for a in server.asked] == [8, 4, 4, 2, 1, 1, 1, 1]
+    assert [len(a.ids) for a in server.asked] == [8] * 3 + [4] * 4 + [2] * 3 + [1] * 4
 
 
 def test_one_id_that_is_too_much_fails_at_once(server: FakeServer, time: FakeTime) -> None:
@@ -529,16 +625,28 @@ def ages(seconds: float) -> Callable[[Asked], Reply]:
     )
 
 
+def tens(ids: np.ndarray) -> np.ndarray:
+    """Return the id with the last digit 0 of each ten."""
+    return supervoxels(*(n // 10 * 10 for n in (ids - supervoxels(0)).tolist()))
+
+
+def check_ages(client: RootClient, ids: np.ndarray, stop_layer: int | None = None) -> None:
+    question = replace(QUESTION, stop_layer=stop_layer)
+    client.check_ages(ids, roots_of(ids, stop_layer or N_LAYERS), question, "here")
+
+
 def test_a_sample_of_roots_is_looked_at(server: FakeServer) -> None:
-    roots = roots_of(supervoxels(*range(1000, 0, -1)))
+    ids = supervoxels(*range(1000, 0, -1))
+    roots = roots_of(ids)
     server.then = ages(QUESTION.timestamp)
     with RootClient(server.table, None, ONE) as client:
-        client.check_roots_age(roots, QUESTION.timestamp, "here")
-        client.check_roots_age(roots[:3], QUESTION.timestamp, "here")
-        client.check_roots_age(roots[:0], QUESTION.timestamp, "here")
+        check_ages(client, ids)
+        check_ages(client, ids[:3])
+        check_ages(client, ids[:0])
         server.then = ages(QUESTION.timestamp + 5)
         with pytest.raises(ServerError, match=r"demo, here, timestamp 1700000000: .* 100 of 100 looked at were made"):
-            client.check_roots_age(roots, QUESTION.timestamp, "here")
+            check_ages(client, ids)
+        assert client.statistics.ids == 0
     many, few, again = (json.loads(a.body)["node_ids"] for a in server.asked)
     assert (server.asked[0].method, server.asked[0].path) == (
         "POST",
@@ -549,25 +657,40 @@ def test_a_sample_of_roots_is_looked_at(server: FakeServer) -> None:
     assert few == sorted(roots[:3].tolist())
 
 
-def test_ids_below_the_root_layer_are_not_looked_at(server: FakeServer) -> None:
-    question = RootQuestion(QUESTION.timestamp, 3, N_LAYERS)
-    ids = supervoxels(1, 2)
+@pytest.mark.parametrize("count", [1, 30, 100, 1000])
+@pytest.mark.parametrize("stop_layer", [2, 3])
+def test_under_a_stop_layer_the_roots_of_a_sample_are_asked_for(
+    server: FakeServer, count: int, stop_layer: int
+) -> None:
+    """Ten ids share an ancestor; of a hundred ancestors at most, one id each is asked for, once more."""
+    ids = supervoxels(*range(10 * count))
+    ancestors = roots_of(tens(ids), stop_layer)
+
+    def answer(asked: Asked) -> Reply:
+        return good(asked) if asked.path.endswith("/roots_binary") else ages(QUESTION.timestamp)(asked)
+
+    server.then = answer
+    question = replace(QUESTION, stop_layer=stop_layer)
     with RootClient(server.table, None, ONE) as client:
-        below = ask(client, ids, question)
-        assert below.tolist() == roots_of(ids, 3).tolist()
-        client.check_roots_age(below, QUESTION.timestamp, "here")
-        assert len(server.asked) == 1
-        server.then = ages(0)
-        client.check_roots_age(np.concatenate([below, roots_of(ids)]), QUESTION.timestamp, "here")
-    assert json.loads(server.asked[1].body)["node_ids"] == roots_of(ids).tolist()
+        for _ in range(2):
+            client.check_ages(ids, ancestors, question, "here")
+        server.then = lambda asked: good(asked) if "roots_binary" in asked.path else ages(QUESTION.timestamp + 5)(asked)
+        with pytest.raises(ServerError, match=r"of \d+ looked at were made later: .* does not heed the timestamp$"):
+            client.check_ages(ids, ancestors, question, "here")
+        assert client.statistics.ids == 3 * min(count, 100)
+    first, looked_at, again, _, _, _ = server.asked
+    assert first.query == {"timestamp": "1700000000"}
+    assert first.body == again.body
+    assert len(np.unique(tens(first.ids))) == len(first.ids) == min(count, 100)
+    assert json.loads(looked_at.body)["node_ids"] == sorted(roots_of(first.ids).tolist())
 
 
 def test_a_server_that_does_not_tell_ages_is_warned_of_once(
     server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     with RootClient(server.table, None, ONE) as client, caplog.at_level(logging.WARNING):
-        for _ in range(3):
-            client.check_roots_age(roots_of(supervoxels(1)), QUESTION.timestamp, "here")
+        for stop_layer in (None, None, 2):
+            check_ages(client, supervoxels(1), stop_layer)
     assert len(server.asked) == 1
     assert [r.getMessage() for r in caplog.records] == [
         f"{server.table} does not tell when roots were made: a server that does not heed the timestamp goes unnoticed"
@@ -579,7 +702,7 @@ def test_ages_that_are_none_are_refused(server: FakeServer, body: bytes) -> None
     server.then = lambda _: Reply(body=body)
     message = "here, root_timestamps: expected a time for each of 1 roots, came"
     with RootClient(server.table, None, ONE) as client, pytest.raises(ServerError, match=message):
-        client.check_roots_age(roots_of(supervoxels(1)), 5, "here")
+        check_ages(client, supervoxels(1))
 
 
 def test_closing_ends_waits_and_fails_what_was_not_sent(server: FakeServer) -> None:
@@ -599,6 +722,35 @@ def test_closing_ends_waits_and_fails_what_was_not_sent(server: FakeServer) -> N
         with pytest.raises(ServerError, match="the client was closed before the question was sent"):
             future.result(WAIT)
     assert len(server.asked) == 1
+
+
+def test_closing_does_not_wait_for_an_answer_that_does_not_come(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beam_volumes.graphene.threads._CLOSE_SECONDS", 0.1)
+    seen, wake = threading.Semaphore(0), threading.Event()
+
+    def silent(asked: Asked) -> Reply:
+        seen.release()
+        wake.wait(WAIT)
+        return good(asked)
+
+    server.then = silent
+    before = set(threading.enumerate())
+    client = RootClient(server.table, None, Limits(max_requests_in_flight=3, ids_per_request=1))
+    threads = [t for t in set(threading.enumerate()) - before if t.name.endswith("(_work)")]
+    future = client.submit(supervoxels(1, 2, 3), QUESTION, "here")
+    for _ in range(3):
+        assert seen.acquire(timeout=WAIT)
+    started = monotonic()
+    client.close()
+    assert monotonic() - started < 1
+    assert [t.is_alive() and t.daemon for t in threads] == [True] * 3
+    wake.set()
+    assert future.result(WAIT).tolist() == roots_of(supervoxels(1, 2, 3)).tolist()
+    for thread in threads:
+        thread.join(WAIT)
+        assert not thread.is_alive()
 
 
 def test_what_is_asked_of_a_closed_client_fails(server: FakeServer) -> None:
