@@ -301,10 +301,16 @@ def main(argv: Sequence[str] | None = None, stop: threading.Event | None = None)
     parser = argparse.ArgumentParser(description="Serve a made volume of neurons as a proofreading server does.")
     parser.add_argument("--folder", required=True, help="where the watershed is written")
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
-    parser.add_argument("--size", default="256,256,128", help="voxels along x, y and z")
+    parser.add_argument("--size", type=_shape, default="256,256,128", help="voxels along x, y and z")
     options = parser.parse_args(argv)
-    x, y, z = (int(n) for n in options.size.split(","))
-    with demo_server(options.folder, make_neurons((x, y, z)), port=options.port) as server:
+    with socket.socket() as probe:
+        # Before minutes of work, and in words.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", options.port))
+        except OSError as error:
+            parser.error(f"--port: expected one that is free, came {options.port} ({error.strerror})")
+    with demo_server(options.folder, make_neurons(options.size), port=options.port) as server:
         first, _, last = DEMO_TIMES
         sys.stdout.write(
             f"{server.url}\n"
@@ -315,6 +321,16 @@ def main(argv: Sequence[str] | None = None, stop: threading.Event | None = None)
             (stop or threading.Event()).wait()
         except KeyboardInterrupt:
             sys.stdout.write(f"{json.dumps(dict(server.statistics.requests))}\n")
+
+
+def _shape(text: str) -> Vec:
+    try:
+        x, y, z = (int(n) for n in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected x,y,z in whole numbers, came {text}") from None
+    if min(x, y, z) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, came {text}")
+    return (x, y, z)
 
 
 if __name__ == "__main__":

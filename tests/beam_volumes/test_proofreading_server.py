@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -445,3 +446,27 @@ def test_the_module_serves_a_demonstration(tmp_path: Path, monkeypatch: pytest.M
         stop.set()
         thread.join(20)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--size=256,256", "argument --size: expected x,y,z in whole numbers, came 256,256"),
+        ("--size=1,0,1", "argument --size: expected 1 or more, came 1,0,1"),
+    ],
+)
+def test_wrong_arguments_of_the_command_are_told(
+    argument: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([f"--folder={tmp_path}", argument])
+    assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit, match="2"):
+            main([f"--folder={tmp_path}", f"--port={port}"])
+    assert f"--port: expected one that is free, came {port}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
