@@ -85,34 +85,27 @@ def check_reachable(option: str, url: str) -> None:
     if is_on_this_machine(url):
         raise OptionError(
             f"--{option}: expected a place that every worker of --runner reaches, such as gs:// or s3://, came {url}, "
-            "which is on this machine: copy or put it there, or run here, without --runner"
+            "which is on this machine: name another place, or run here, without --runner"
         )
 
 
-def check_token_reachable(url: str, token_env: str | None) -> None:
-    """Refuse a token that only this machine has, for a job whose workers are others.
+def check_for_workers(places: dict[str, str | None], token_env: str | None) -> None:
+    """Refuse what only this machine has, for a job whose workers are others.
 
     Args:
-        url: the proofreading volume.
-        token_env: where the token is found.
+        places: locations by the option that names them; `src` is one of them.
+        token_env: where the token of a proofreading volume is found.
 
     Raises:
-        OptionError: it stands in an environment variable or a file.
+        OptionError: a place, or the token, is on this machine.
 
     """
-    if token_env is not None and "/" in token_env:
-        return
-    if token_env is None:
-        token = find_token(GrapheneTable.parse(url), None)
-        if token is None:
-            return
-        came = token.source
-    else:
-        came = "the name of an environment variable"
-    raise OptionError(
-        f"--token_env: expected a secret that every worker of --runner can read, projects/P/secrets/S, came {came}, "
-        "which is on this machine only: put the token into Secret Manager, and name the secret"
-    )
+    for option, url in places.items():
+        if url is not None:
+            check_reachable(option, url)
+    src = places["src"]
+    if src is not None and is_proofreading(src):
+        _check_token_reachable(src, token_env)
 
 
 class Proofreading(NamedTuple):
@@ -271,6 +264,22 @@ def source_version(source: Source) -> str:
     }
     # Of other formats CloudVolume makes an info in which numbers may be numpy's.
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _check_token_reachable(url: str, token_env: str | None) -> None:
+    if token_env is not None and "/" in token_env:
+        return
+    if token_env is None:
+        token = find_token(GrapheneTable.parse(url), None)
+        if token is None:
+            return
+        came = token.source
+    else:
+        came = "the name of an environment variable"
+    raise OptionError(
+        f"--token_env: expected a secret that every worker of --runner can read, projects/P/secrets/S, came {came}, "
+        "which is on this machine only: put the token into Secret Manager, and name the secret"
+    )
 
 
 def _resolved(url: str) -> str:

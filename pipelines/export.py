@@ -17,11 +17,11 @@ from beam_volumes import export_planning as planning
 from beam_volumes.errors import OptionError
 from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import summary
-from beam_volumes.export_report import clean_up
+from beam_volumes.export_report import settle
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
-from beam_volumes.runs import inspect_destination, scratch_url
+from beam_volumes.runs import inspect_destination
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
 from pipelines.options import identity, option
@@ -51,7 +51,9 @@ class Config:
     compress: Literal["gzip", "br", "none"] = option("Compression around chunks; png and jpeg have none.", "gzip")
     bounds: Box | None = option("Voxels of the source to export, at --mip, half open; by default all.", None)
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
-    fill_missing: bool = option("Read chunks that the source lacks as 0, and list them in the report.", False)
+    fill_missing: bool = option(
+        "Read chunks that the source lacks as 0, and list them in the report.", False, identity=False
+    )
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
     memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
     scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
@@ -74,7 +76,7 @@ class Config:
         """Refuse what cannot work whatever the source is."""
         asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
         if asked and not planning.is_proofreading(self.src):
-            raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, came --src={self.src}")
+            raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, as --src")
         if asked and not self.agglomerate:
             raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
         if self.sharded and self.compress == "br":
@@ -92,12 +94,17 @@ def plan(config: Config, setting: Setting) -> Job:
         VolumeError: an option does not fit the source or the destination.
 
     """
+    if not setting.local:
+        places = {"src": config.src, "dst": config.dst, "scratch": config.scratch}
+        planning.check_for_workers(places, config.token_env)
     graph, server, warnings = None, None, list[str]()
     if planning.is_proofreading(config.src):
         limits = planning.share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, setting.workers)
         question = (config.timestamp, config.stop_layer) if config.agglomerate else None
         graph, server, warnings = planning.ask_server(config.src, question, config.token_env, limits)
     source = describe_source(config.src, config.mip, graph)
+    if not setting.local:
+        planning.check_reachable("src", source.voxels_url)
     bounds = planning.bounds_in(source, config.bounds)
     scale = planning.plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
     url = planning.destination(config.dst, source)
@@ -105,7 +112,9 @@ def plan(config: Config, setting: Setting) -> Job:
         url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
     )
     facts = {**identity(config), "source_version": planning.source_version(source)}
-    claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite)
+    scratch = config.scratch and planning.writable("scratch", config.scratch)
+    claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
+    planning.check_holes(claim, fill_missing=config.fill_missing)
     export = ExportPlan(
         claim=claim,
         source=source,
@@ -115,7 +124,6 @@ def plan(config: Config, setting: Setting) -> Job:
         reading=planning.plan_reading_of(source, scale, config.translate, config.memory_target),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
-        scratch=scratch_url(claim, config.scratch and planning.writable("scratch", config.scratch)),
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
         finished=finished_bits(target, finished_shards(claim, target)),
@@ -126,7 +134,7 @@ def plan(config: Config, setting: Setting) -> Job:
         summary=partial(summary, export),
         stages={k: v for k, v in export.planned.items() if k != "voxels"},
         build=partial(build, export),
-        clean_up=partial(clean_up, export),
+        settle=partial(settle, export),
         warnings=warnings,
     )
 
@@ -135,7 +143,7 @@ def build(plan: ExportPlan, root: beam.Pipeline, execution: Execution) -> None:
     """Wire the export: regions are rendered, their chunks grouped on shards, shards written, and all of it proved."""
     regions = root | "List regions" >> ListRegions(plan)
     rendered = regions | "Render regions" >> RenderRegions(plan, execution)
-    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.target, plan.scratch, execution)
+    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.target, execution)
     _ = root | "Finish" >> FinishExport(plan, rendered, written)
 
 

@@ -1,7 +1,7 @@
 """Running a job: options in, exit status out; the same for every pipeline.
 
-Exit status: 0 done; 1 failed on the way (the same command again goes on); 2 refused before anything was written;
-130 stopped with Ctrl-C.
+Exit status: 0 done; 1 failed when something may have been written or removed (the same command again goes on);
+2 refused before that; 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from typing import Any, NoReturn
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from rich.console import Console
-from rich.table import Table
 
-from beam_volumes.errors import VolumeError
+from beam_volumes.errors import DestinationError, VolumeError
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import REPORT, Claim, is_committed, take
 from beam_volumes.storage import Folder
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
 from pipelines.progress_bar import ProgressBar
+from pipelines.tables import print_rows, report_rows
 from transforms.pool import Execution
 
 _INLINE_BYTES = 2**20
@@ -47,11 +46,13 @@ class Setting:
     """What a plan may know of how the job will run.
 
     Attributes:
+        local: whether the workers are processes of this machine, which have its files and environment variables.
         workers: worker processes; they share what is limited over the whole run. None where it is not known.
         inline_bytes: up to how many bytes an element may send along instead of writing a pack.
 
     """
 
+    local: bool
     workers: int | None
     inline_bytes: int
 
@@ -66,7 +67,7 @@ class Job:
         summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
         stages: elements planned by stage, for the progress bars.
         build: wires the graph.
-        clean_up: removes what is of no use once the report stands.
+        settle: makes sure that a complete volume stands as it was written, and removes what its run kept.
         warnings: what the user should know before it starts.
 
     """
@@ -76,7 +77,7 @@ class Job:
     summary: Callable[[], list[tuple[str, str]]]
     stages: dict[str, int]
     build: Callable[[beam.Pipeline, Execution], None]
-    clean_up: Callable[[], None]
+    settle: Callable[[], None]
     warnings: list[str] = field(default_factory=list)
 
 
@@ -96,21 +97,24 @@ def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Seq
         processes = config.processes or os.cpu_count() or 1
         local = is_local(options)
         workers = processes if local else workers_at_most(options)
-        job = plan(config, Setting(workers, 0 if local else _INLINE_BYTES))
+        job = plan(config, Setting(local, workers, 0 if local else _INLINE_BYTES))
         for warning in job.warnings:
             _say(f"warning: {warning}")
         if config.plan:
-            _print_table("plan", job.summary())
+            print_rows("plan", job.summary())
             return 0
+    except VolumeError as error:
+        return _fail(error, 2)
+    try:
         if job.claim.state == "complete":
             _say("nothing to do: the same command has been here before")
             # It may have been killed just after its report.
-            job.clean_up()
+            job.settle()
             return _show_report(job.claim)
         take(job.claim, job.info)
+        return _run_locally(job, processes, options) if local else _launch(job, options)
     except VolumeError as error:
-        return _fail(error, 2)
-    return _run_locally(job, processes, options) if local else _launch(job, options)
+        return _fail(error, 1)
 
 
 def _run_locally(job: Job, processes: int, options: PipelineOptions) -> int:
@@ -134,7 +138,7 @@ def _is_complete(job: Job) -> bool:
     try:
         complete = is_committed(job.claim)
         if complete:
-            job.clean_up()
+            job.settle()
     except VolumeError:
         return False
     return complete
@@ -190,30 +194,13 @@ def _show_report(claim: Claim) -> int:
     """Print the summary of what stands in the destination."""
     report = Folder(claim.url).read_json(REPORT)
     if report is None:
-        return _fail(VolumeError(f"{claim.url}: expected {REPORT} at the end of the run, but it is not there"), 1)
-    rows = [("wall seconds", _text(report["wall_seconds"]))]
-    for part, counts in {**report["stages"], "server": report.get("server", {})}.items():
-        rows += [(f"{part}: {name.replace('_', ' ')}", _text(value)) for name, value in counts.items()]
-    rows += [
-        ("peak memory of a worker, bytes", _text(report["peak_memory_bytes"])),
-        ("holes", _text(len(report["holes"]))),
-    ]
-    _print_table("done", rows)
+        raise DestinationError(
+            f"{claim.url}: expected {REPORT} at the end of the run, but it is gone: somebody has removed the volume, "
+            "or begun to replace it"
+        )
+    print_rows("done", report_rows(report))
     print(f"{claim.url} is complete")
     return 0
-
-
-def _print_table(title: str, rows: list[tuple[str, str]]) -> None:
-    table = Table(title=title, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _text(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,7 @@
-"""Options that cannot work: one line that tells what to do, exit status 2, and nothing is written."""
+"""Options that cannot work: one line that tells what to do, exit status 2, and nothing is written.
+
+Where it is only found when the destination is taken that it cannot be, the exit status is 1.
+"""
 
 import os
 import stat
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_volumes.errors import DestinationError
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
@@ -27,11 +31,16 @@ def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 def refusal(capsys: pytest.CaptureFixture[str], args: Sequence[str]) -> str:
     """Run the command, which must be refused, and return its one line."""
+    return one_line(capsys, args, 2)
+
+
+def one_line(capsys: pytest.CaptureFixture[str], args: Sequence[str], expected: int) -> str:
+    """Run the command, which must end with status `expected`, and return its one line."""
     capsys.readouterr()
     status = main(args)
     out, err = capsys.readouterr()
     lines = [line for line in err.splitlines() if not line.startswith("warning: ")]
-    assert (status, out, len(lines)) == (2, "", 1), (status, out, err)
+    assert (status, out, len(lines)) == (expected, "", 1), (status, out, err)
     assert lines[0].startswith("error: ")
     assert "\x1b" not in lines[0]
     return lines[0]
@@ -81,6 +90,15 @@ OPTIONS = {
     "labels of an image": (
         ["--encoding=compressed_segmentation", f"--src={IMAGE}"],
         r"--encoding: .*image.*came compressed_segmentation",
+    ),
+    "jpeg of long chunks": (
+        [
+            "--encoding=jpeg",
+            "--src=made://image?size=40,300,300",
+            "--chunk_size=16,256,257",
+            "--memory_target=90000000",
+        ],
+        r"--chunk_size: expected chunks .* 65,500 at most, for jpeg, came 16 x 65,792: make the chunks smaller",
     ),
     "unknown compression": (["--compress=zstd"], r"--compress: expected one of gzip, br, none, came 'zstd'"),
     "brotli in shards": (["--compress=br"], r"--compress: expected gzip or none for shards, came br: use gzip, or"),
@@ -209,7 +227,7 @@ def test_source_as_destination(form: str, tmp_path: Path, capsys: pytest.Capture
 def test_file_where_a_folder_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("here")
     before = tree(tmp_path)
-    line = refusal(capsys, [f"--src={NEURONS}", f"--dst=file://{tmp_path}/file/volume", *SMALL])
+    line = one_line(capsys, [f"--src={NEURONS}", f"--dst=file://{tmp_path}/file/volume", *SMALL], 1)
     assert_matches(r"file/volume.*expected to write .*Not a directory.*choose another place", line)
     assert tree(tmp_path) == before
 
@@ -219,15 +237,61 @@ def test_read_only_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
     before = tree(tmp_path)
-    line = refusal(capsys, [f"--src={NEURONS}", f"--dst=file://{folder}/volume", *SMALL])
+    line = one_line(capsys, [f"--src={NEURONS}", f"--dst=file://{folder}/volume", *SMALL], 1)
     assert_matches(r"closed/volume.*expected to write .*Permission denied", line)
     assert tree(tmp_path) == before
 
 
 def test_read_only_disk(dst: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The kernel's own files are on a disk that nobody may write to."""
-    line = refusal(capsys, [f"--src={NEURONS}", "--dst=file:///proc/volume", *SMALL])
+    line = one_line(capsys, [f"--src={NEURONS}", "--dst=file:///proc/volume", *SMALL], 1)
     assert_matches(r"/proc/volume.*expected to write .*(No such file|Permission|Read-only|not permitted)", line)
+
+
+def test_a_volume_that_was_removed_before_the_failure_is_not_called_refused(
+    dst: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = [f"--src={NEURONS}", f"--dst=file://{dst}", *SMALL]
+    assert main(args) == 0
+
+    def fail(*_: object) -> bool:
+        raise DestinationError("the disk is full: make room")
+
+    monkeypatch.setattr("beam_volumes.storage.Folder.create", fail)
+    line = one_line(capsys, [*args, "--translate=1,0,0", "--overwrite"], 1)
+    assert_matches(r"error: the disk is full: make room", line)
+    assert not (dst / "info").exists()
+
+
+ELSEWHERE = ["--runner=PortableRunner", "--job_endpoint=localhost:1", "--max_num_workers=2"]
+"""A runner on other machines, which nothing here gets as far as asking."""
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--dst={tmp}/out"], r"--dst: expected a place that every worker of --runner reaches.* came /"),
+        (["--dst=file://{tmp}/out"], r"--dst: expected a place that every worker .* came file:///"),
+        (
+            ["--dst=gs://b/v", "--src=zarr://file://{tmp}/v"],
+            r"--src: expected a place that every .* came zarr://file:///",
+        ),
+        (["--dst=gs://b/v", "--scratch={tmp}"], r"--scratch: expected a place that every worker .* came /"),
+        (
+            ["--dst=gs://b/v", "--src=graphene://https://h/segmentation/table/t", "--token_env=MY_TOKEN"],
+            r"--token_env: expected a secret that every worker .*projects/P/secrets/S, came the name of an environment",
+        ),
+    ],
+    ids=["dst", "dst as URL", "src", "scratch", "token"],
+)
+def test_what_workers_elsewhere_cannot_reach(
+    args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tree(tmp_path)
+    given = [arg.format(tmp=tmp_path) for arg in args]
+    source = [] if any(arg.startswith("--src=") for arg in args) else [f"--src={NEURONS}"]
+    assert_matches(message, refusal(capsys, [*source, *given, *SMALL, *ELSEWHERE]))
+    assert tree(tmp_path) == before
 
 
 @pytest.fixture(scope="module")
@@ -331,6 +395,15 @@ def test_server_that_is_not_running(
     assert tree(tmp_path) == before
 
 
+def test_supervoxels_that_workers_elsewhere_cannot_reach(
+    server: ProofreadingServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "token", None)
+    args = [f"--src={server.url}", "--dst=gs://b/v", f"--timestamp={DEMO_TIMES[0]}", *SMALL, *ELSEWHERE]
+    line = refusal(capsys, [*args, "--experiments=no_use_multiple_sdk_containers"])
+    assert_matches(rf"--src: expected a place that every worker .* came {server.watershed_url}, which is on this", line)
+
+
 def test_plan_writes_nothing(dst: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = tree(tmp_path)
     assert main([f"--src={NEURONS}", f"--dst=file://{dst}", *SMALL, "--plan"]) == 0
@@ -371,13 +444,7 @@ def test_plan_of_a_graph_writes_nothing(
     assert server.statistics.requests["roots_binary"] == asked
 
 
-def rows_of(table: str) -> dict[str, str]:
-    """Return the rows of a printed table; a value may go over several lines."""
-    rows: dict[str, str] = {}
-    name = ""
-    for line in table.splitlines():
-        cells = [cell.strip() for cell in line.split("│")[1:-1]]
-        if len(cells) == 2:
-            name = cells[0] or name
-            rows[name] = f"{rows.get(name, '')} {cells[1]}".strip()
-    return rows
+def rows_of(printed: str) -> dict[str, str]:
+    """Return what is printed as lines of `name: value`."""
+    pairs = [line.split(": ", 1) for line in printed.splitlines() if line.startswith("  ")]
+    return {name.strip(): value.strip() for name, value in pairs}

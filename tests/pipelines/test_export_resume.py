@@ -523,7 +523,7 @@ def test_another_moment_is_another_export(
 def take_over(dst: Path, options: list[str]) -> None:
     """Claim the destination for another export, as its process would at this moment."""
     arguments = [f"--src={VOLUME}", f"--dst=file://{dst}", *options, "--overwrite"]
-    job = plan(parse(Config, arguments)[0], Setting(1, 0))
+    job = plan(parse(Config, arguments)[0], Setting(local=True, workers=1, inline_bytes=0))
     runs.take(job.claim, job.info)
 
 
