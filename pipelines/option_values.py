@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import types
 from collections.abc import Callable
@@ -94,19 +93,8 @@ def _read_int(text: str) -> int:
     return value
 
 
-def _read_float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
-
-
 def _read_vec(text: str) -> tuple[int, ...]:
     return _ints(3, text)
-
-
-def _read_six(text: str) -> tuple[int, ...]:
-    return _ints(6, text)
 
 
 def _read_box(text: str) -> Box:
@@ -129,13 +117,12 @@ def _name(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-_BOX = ("six whole numbers x0,y0,z0,x1,y1,z1 such as 0,0,0,512,512,64", "X0,Y0,Z0,X1,Y1,Z1", _list_of(6))
 _SIMPLE: dict[Any, ValueType] = {
     str: ValueType("text", "TEXT", "", str),
     int: ValueType("a whole number", "N", _INT, _read_int),
-    float: ValueType("a number", "NUMBER", "", _read_float),
     bool: ValueType("true or false", "true|false", "[Tt]rue|[Ff]alse|0|1", _read_bool, is_bool=True),
     tuple[int, int, int]: ValueType("three whole numbers such as 128,128,32", "X,Y,Z", _list_of(3), _read_vec),
-    tuple[int, int, int, int, int, int]: ValueType(*_BOX, _read_six),
-    Box: ValueType(*_BOX, _read_box),
+    Box: ValueType(
+        "six whole numbers x0,y0,z0,x1,y1,z1 such as 0,0,0,512,512,64", "X0,Y0,Z0,X1,Y1,Z1", _list_of(6), _read_box
+    ),
 }

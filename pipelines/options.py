@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import shlex
 import shutil
 import sys
 import textwrap
@@ -152,24 +151,9 @@ def parse(config_class: type[ConfigT], argv: Sequence[str]) -> tuple[ConfigT, li
     return config_class(**given), rest
 
 
-def as_dict(config: Any) -> dict[str, Any]:
-    """Return the values of all options in the types of JSON: a vector is a list, a box its six numbers."""
-    return {option.name: plain(getattr(config, option.name)) for option in options_of(type(config))}
-
-
 def identity(config: Any) -> dict[str, Any]:
-    """Return what decides the bytes that are written: the values of the options with `identity`, as `as_dict`."""
+    """Return what decides the bytes that are written: the options with `identity`, as JSON."""
     return {option.name: plain(getattr(config, option.name)) for option in options_of(type(config)) if option.identity}
-
-
-def command_line(config: Any) -> str:
-    """Return the command that gives this Config, quoted for a shell; options at their defaults are left out."""
-    given = [
-        f"--{option.name}={text_of(getattr(config, option.name))}"
-        for option in options_of(type(config))
-        if option.required or getattr(config, option.name) != option.default
-    ]
-    return shlex.join(["python", "-m", _module_name(type(config)), *given])
 
 
 def option_table(config_class: type[Any]) -> str:
