@@ -11,7 +11,9 @@ import pytest
 from cloudvolume import CloudVolume
 from PIL import Image
 
+from beam_volumes.export_planning import share_of_limits
 from examples import demo
+from pipelines.beam_options import vcpus
 from pipelines.export import Config
 from pipelines.options import parse
 
@@ -81,6 +83,19 @@ def test_every_export_command_in_the_docs_has_options_that_exist() -> None:
             assert {p.split("=")[0] for p in parameters.split("~")} <= names
             seen += 1
     assert seen >= 6
+
+
+def test_jobs_in_the_docs_have_no_more_processes_than_a_server_may_be_asked_by() -> None:
+    seen = 0
+    for block in [b for page in PAGES.values() for b in blocks(page, "sh")]:
+        for job in re.findall(r"src=graphene://.*", block.replace("\\\n", " ")):
+            machines = re.search(r"--max[-_](?:num_)?workers=(\d+)", block)
+            if machine := re.search(r"machine[-_]type=(\S+)", block):
+                assert machines, job
+                workers = int(machines[1]) * (vcpus(machine[1]) or 0)
+                assert share_of_limits(Config.max_requests_in_flight, None, workers).max_requests_in_flight == 1
+                seen += 1
+    assert seen == 3
 
 
 def test_options_that_are_named_in_the_text_exist() -> None:

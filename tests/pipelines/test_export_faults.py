@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,13 @@ from cloudvolume import CloudVolume
 import transforms.export
 import transforms.regions
 import transforms.shards
+from beam_volumes import reading_plan
 from beam_volumes.export import RegionCounts, RenderedRegion, render_region
+from beam_volumes.graphene import Limits
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard
 from beam_volumes.storage import Folder
 from beam_volumes.testing.chunk_graph import DEMO_TIMES
+from beam_volumes.testing.faults import Faults
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
 from pipelines.export import main
@@ -42,9 +46,9 @@ SECONDS = 60.0
 TOKEN = "opened-by-this-token-and-no-other"
 
 
-def export(src: Path | str, dst: Path, *options: str) -> int:
+def export(src: Path | str, dst: Path, *options: str, processes: int = 1) -> int:
     url = src if isinstance(src, str) else f"file://{src}"
-    return main([f"--src={url}", f"--dst=file://{dst}", "--processes=1", *options])
+    return main([f"--src={url}", f"--dst=file://{dst}", f"--processes={processes}", *options])
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -396,7 +400,7 @@ def test_missing_chunks_are_accepted_and_listed(
 ) -> None:
     (source / HOLE).unlink()
     assert export(source, dst, *OPTIONS, "--fill_missing") == 0
-    assert re.search(r"holes +│ +1 ", capsys.readouterr().out)
+    assert re.search(r"(?m)^  holes: +1$", capsys.readouterr().out)
     assert report(dst)["holes"] == ["0,0,520,32,32,524"]
     expected = np.array(CloudVolume(f"file://{whole}", progress=False)[:])
     assert expected[:, :, 520:524].any()
@@ -418,19 +422,58 @@ def test_a_truncated_chunk_is_named(source: Path, dst: Path, capsys: pytest.Capt
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProofreadingServer]:
     folder = tmp_path_factory.mktemp("graph")
-    with demo_server(str(folder), make_neurons((64, 64, 32)), (32, 32, 16), token=TOKEN) as running:
+    with demo_server(str(folder), make_neurons((64, 64, 32)), (16, 16, 8), token=TOKEN) as running:
+        assert running.graph.layout.n_layers == 4
         yield running
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for servers no longer than a test needs."""
+    monkeypatch.setattr("beam_volumes.graphene.connection._FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr("beam_volumes.graphene.connection._LONGEST_RETRY_AFTER", 0.05)
+
+
+@pytest.fixture
+def many_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut even a small volume with a server into regions, of 2^13 voxels."""
+    monkeypatch.setattr("beam_volumes.reading_plan._LOOKED_UP", reading_plan._Sizes(16, 2**13, 2**24))
+
+
+def assert_exported(server: ProofreadingServer, dst: Path, timestamp: int, stop_layer: int | None = None) -> None:
+    """Compare every voxel."""
+    supervoxels = np.asarray(CloudVolume(server.watershed_url, progress=False)[:])
+    expected = server.graph.roots(supervoxels, timestamp, stop_layer)
+    np.testing.assert_array_equal(CloudVolume(f"file://{dst}", progress=False)[:], expected)
 
 
 GRAPHENE = ["--chunk_size=16,16,16", "--token_env=MY_TOKEN", f"--timestamp={DEMO_TIMES[1]}"]
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [("zeros", r"\b0\b"), ("wrong_layer", r"layer"), ("ignores_timestamp", r"timestamp")],
-)
+TOO_FEW = r"in 3 tries, the last time: expected \d+ bytes, 8 for each id, came \d+ \(in region"
+YOUNG = r"expected roots of that time, but [1-9]\d* of \d+ looked at were made later: .* does not heed the timestamp "
+ZEROS = r"expected an id for each supervoxel, came 0 for ([1-9]\d*) of \1: \d+ -> 0, "
+WRONG = {
+    "zeros": ("zeros", None, ZEROS),
+    "zeros, layer 2": ("zeros", 2, ZEROS),
+    "zeros, layer 3": ("zeros", 3, ZEROS),
+    "too few": ("too_few", None, TOO_FEW),
+    "too few, layer 2": ("too_few", 2, TOO_FEW),
+    "too few, layer 3": ("too_few", 3, TOO_FEW),
+    "another layer": ("wrong_layer", None, r"expected ids on layer 4, came ([1-9]\d*) of \1 on layers 2: "),
+    # Of layer 3 there is no such case: where the graph leaves out nodes, a higher id is the right answer.
+    "another layer, layer 2": ("wrong_layer", 2, r"expected ids on layer 2, came ([1-9]\d*) of \1 on layers 4: "),
+    "another time": ("ignores_timestamp", None, YOUNG),
+    "another time, layer 2": ("ignores_timestamp", 2, YOUNG),
+    "another time, layer 3": ("ignores_timestamp", 3, YOUNG),
+}
+
+
+@pytest.mark.parametrize(("wrong", "stop_layer", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.usefixtures("patient")
 def test_a_server_that_says_wrong_things(
     wrong: Any,
+    stop_layer: int | None,
     message: str,
     server: ProofreadingServer,
     dst: Path,
@@ -438,16 +481,84 @@ def test_a_server_that_says_wrong_things(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MY_TOKEN", TOKEN)
+    options = [*GRAPHENE, *([f"--stop_layer={stop_layer}"] if stop_layer else [])]
     with monkeypatch.context() as patch:
         patch.setattr(server.answers, "wrong", wrong)
-        assert export(server.url, dst, *GRAPHENE) == 1
+        assert export(server.url, dst, *options) == 1
     line = only_error(capsys.readouterr().err)
     assert re.search(message, line)
     assert "region 0,0,0,64,64,32" in line
     assert TOKEN not in line
     assert not (dst / "report.json").exists()
     assert not any(TOKEN.encode() in path.read_bytes() for path in dst.rglob("*") if not path.is_dir())
+    assert export(server.url, dst, *options) == 0
+    assert_exported(server, dst, DEMO_TIMES[1], stop_layer)
+
+
+FAULTS = {
+    "status 500": Faults(rate=0.05, status=500),
+    "status 429": Faults(rate=0.05, status=429, retry_after=1),
+    "dropped": Faults(dropped=0.05),
+    "truncated": Faults(truncated=0.05),
+    "all of them": Faults(rate=0.05, status=503, dropped=0.05, truncated=0.05),
+}
+
+
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
+@pytest.mark.usefixtures("patient", "many_regions")
+def test_five_requests_of_a_hundred_fail(
+    faults: Faults, server: ProofreadingServer, dst: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As many requests as a large volume has.
+    monkeypatch.setattr("beam_volumes.export_planning.Limits", partial(Limits, ids_per_request=1))
+    with ProofreadingServer(server.graph, server.watershed_url, faults=faults) as flaky:
+        assert export(flaky.url, dst, "--chunk_size=16,16,16", f"--timestamp={DEMO_TIMES[1]}") == 0
+        sent, ids = flaky.statistics.requests["roots_binary"], len(flaky.statistics.unique_ids)
+    failed = sum(faults.fate(number) != "answer" for number in range(sent))
+    assert failed >= 3
+    assert sent == ids + failed
+    told = report(dst)
+    assert (told["server"]["ids_asked"], told["server"]["retries"]) == (ids, failed)
+    assert told["stages"]["regions"]["planned"] == 16
+    assert_exported(server, dst, DEMO_TIMES[1])
+
+
+def test_more_processes_than_requests_may_be_in_flight_are_refused(
+    server: ProofreadingServer, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    asked = server.statistics.requests.total()
+    assert export(server.url, dst, *GRAPHENE, "--max_requests_in_flight=2", processes=3) == 2
+    message = r"--max_requests_in_flight: expected at least the number of worker processes, 3, .* came 2: .*--processes"
+    assert re.search(message, only_error(capsys.readouterr().err))
+    assert server.statistics.requests.total() == asked
+    assert not dst.exists()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.usefixtures("many_regions")
+def test_a_token_that_is_refused_ends_the_work_of_all_processes(
+    status: int,
+    server: ProofreadingServer,
+    dst: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two processes have at most two regions each before them; no region sends a second request."""
+    monkeypatch.setenv("MY_TOKEN", TOKEN)
+    taken = server.statistics.requests["roots_binary"]
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "faults", Faults(rate=1.0, status=status))
+        started_at = time.monotonic()
+        assert export(server.url, dst, *GRAPHENE, processes=2) == 1
+    assert time.monotonic() - started_at < SECONDS / 2
+    line = only_error(capsys.readouterr().err)
+    assert re.search(rf"expected to be let in, came status {status} .*environment variable MY_TOKEN.*--token_env", line)
+    assert TOKEN not in line
+    assert 1 <= server.statistics.requests["roots_binary"] - taken <= 4
     assert export(server.url, dst, *GRAPHENE) == 0
+    assert report(dst)["stages"]["regions"]["planned"] == 16
+    assert_exported(server, dst, DEMO_TIMES[1])
 
 
 def test_a_token_that_is_taken_away(
@@ -493,6 +604,4 @@ def test_a_token_is_seen_nowhere(server: ProofreadingServer, dst: Path, monkeypa
     files = [path for path in dst.rglob("*") if not path.is_dir()]
     assert {"info", "provenance", "report.json"} <= {path.name for path in files}
     assert not any(TOKEN.encode() in data for data in [*seen_on_the_way, *(path.read_bytes() for path in files)])
-    supervoxels = np.asarray(CloudVolume(server.watershed_url, progress=False)[:])
-    expected = server.graph.roots(supervoxels, DEMO_TIMES[1])
-    np.testing.assert_array_equal(CloudVolume(f"file://{dst}", progress=False)[:], expected)
+    assert_exported(server, dst, DEMO_TIMES[1])
