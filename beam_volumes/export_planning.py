@@ -8,6 +8,7 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -75,7 +76,7 @@ def destination(url: str, source: Source) -> str:
     return place
 
 
-def check_reachable(option: str, url: str) -> None:
+def _check_reachable(option: str, url: str) -> None:
     """Refuse a place on this machine, for a job whose workers are others.
 
     Raises:
@@ -89,23 +90,22 @@ def check_reachable(option: str, url: str) -> None:
         )
 
 
-def check_for_workers(places: dict[str, str | None], token_env: str | None) -> None:
+def check_for_workers(places: Iterable[tuple[str, str | None]], token_env: str | None) -> None:
     """Refuse what only this machine has, for a job whose workers are others.
 
     Args:
-        places: locations by the option that names them; `src` is one of them.
+        places: options, and the locations that they name.
         token_env: where the token of a proofreading volume is found.
 
     Raises:
         OptionError: a place, or the token, is on this machine.
 
     """
-    for option, url in places.items():
+    for option, url in places:
         if url is not None:
-            check_reachable(option, url)
-    src = places["src"]
-    if src is not None and is_proofreading(src):
-        _check_token_reachable(src, token_env)
+            _check_reachable(option, url)
+        if url is not None and is_proofreading(url):
+            _check_token_reachable(url, token_env)
 
 
 class Proofreading(NamedTuple):
@@ -175,6 +175,8 @@ def bounds_in(source: Source, bounds: Box | None) -> Box:
     """
     if bounds is None:
         return source.box
+    if not bounds.voxels:
+        raise OptionError(f"--bounds: expected x0,y0,z0,x1,y1,z1 with each start below its stop, came {bounds}")
     if not source.box.contains(bounds):
         part = bounds.intersection(source.box)
         raise OptionError(

@@ -51,9 +51,7 @@ class Config:
     compress: Literal["gzip", "br", "none"] = option("Compression around chunks; png and jpeg have none.", "gzip")
     bounds: Box | None = option("Voxels of the source to export, at --mip, half open; by default all.", None)
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
-    fill_missing: bool = option(
-        "Read chunks that the source lacks as 0, and list them in the report.", False, identity=False
-    )
+    fill_missing: bool = option("Read chunks that the source lacks as 0; the report lists them.", False, identity=False)
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
     memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
     scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
@@ -61,10 +59,7 @@ class Config:
     overwrite: bool = option("Replace the volume that stands at --dst.", False, identity=False)
     plan: bool = option("Print what would be done, and write nothing.", False, identity=False)
     token_env: str | None = option(
-        "Environment variable with the server's token, or a secret, projects/P/secrets/S; by default the files where "
-        "CloudVolume keeps it.",
-        None,
-        identity=False,
+        "Variable or secret (projects/P/secrets/S) with the token; else CloudVolume's files.", None, identity=False
     )
     max_requests_in_flight: int = option("Requests that the run keeps open at a server.", 16, identity=False, least=1)
     max_ids_per_second: int | None = option(
@@ -81,10 +76,6 @@ class Config:
             raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
         if self.sharded and self.compress == "br":
             raise OptionError("--compress: expected gzip or none for shards, came br: use gzip, or --sharded=false")
-        if self.bounds is not None and not self.bounds.voxels:
-            raise OptionError(
-                f"--bounds: expected x0,y0,z0,x1,y1,z1 with each start below its stop, came {self.bounds}"
-            )
 
 
 def plan(config: Config, setting: Setting) -> Job:
@@ -94,17 +85,17 @@ def plan(config: Config, setting: Setting) -> Job:
         VolumeError: an option does not fit the source or the destination.
 
     """
-    if not setting.local:
-        places = {"src": config.src, "dst": config.dst, "scratch": config.scratch}
-        planning.check_for_workers(places, config.token_env)
-    graph, server, warnings = None, None, list[str]()
+    setting.check_reachable([("src", config.src), ("dst", config.dst), ("scratch", config.scratch)], config.token_env)
+    graph, server, warnings, workers = None, None, list[str](), setting.workers
     if planning.is_proofreading(config.src):
-        limits = planning.share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, setting.workers)
         question = (config.timestamp, config.stop_layer) if config.agglomerate else None
+        if setting.local and question and not config.processes:
+            workers = min(workers or 1, config.max_requests_in_flight, config.max_ids_per_second or sys.maxsize)
+        share = workers if question else 1
+        limits = planning.share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, share)
         graph, server, warnings = planning.ask_server(config.src, question, config.token_env, limits)
     source = describe_source(config.src, config.mip, graph)
-    if not setting.local:
-        planning.check_reachable("src", source.voxels_url)
+    setting.check_reachable([("src", source.voxels_url)], None)
     bounds = planning.bounds_in(source, config.bounds)
     scale = planning.plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
     url = planning.destination(config.dst, source)
@@ -135,6 +126,7 @@ def plan(config: Config, setting: Setting) -> Job:
         stages={k: v for k, v in export.planned.items() if k != "voxels"},
         build=partial(build, export),
         settle=partial(settle, export),
+        processes=workers or 1,
         warnings=warnings,
     )
 

@@ -25,6 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_volumes.errors import DestinationError, VolumeError
+from beam_volumes.export_planning import check_for_workers
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import REPORT, Claim, is_committed, take
 from beam_volumes.storage import Folder
@@ -39,6 +40,7 @@ _INLINE_BYTES = 2**20
 
 
 _COLOUR = r"\x1b\[[0-9;]*m"
+_STEP = r" \[while running '[^']*'\]"
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ class Setting:
     workers: int | None
     inline_bytes: int
 
+    def check_reachable(self, places: Sequence[tuple[str, str | None]], token_env: str | None) -> None:
+        """Refuse places (by option) and tokens that the workers cannot reach; see `check_for_workers`."""
+        if not self.local:
+            check_for_workers(places, token_env)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -67,6 +74,7 @@ class Job:
         summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
         stages: elements planned by stage, for the progress bars.
         build: wires the graph.
+        processes: of a local run; at most as many as the plan was told of.
         settle: makes sure that a complete volume stands as it was written, and removes what its run kept.
         warnings: what the user should know before it starts.
 
@@ -78,6 +86,7 @@ class Job:
     stages: dict[str, int]
     build: Callable[[beam.Pipeline, Execution], None]
     settle: Callable[[], None]
+    processes: int
     warnings: list[str] = field(default_factory=list)
 
 
@@ -112,19 +121,19 @@ def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Seq
             job.settle()
             return _show_report(job.claim)
         take(job.claim, job.info)
-        return _run_locally(job, processes, options) if local else _launch(job, options)
+        return _run_locally(job, options) if local else _launch(job, options)
     except VolumeError as error:
         return _fail(error, 1)
 
 
-def _run_locally(job: Job, processes: int, options: PipelineOptions) -> int:
+def _run_locally(job: Job, options: PipelineOptions) -> int:
     """Run in this process, heavy work in a pool of processes; Beam's other local engines lose elements."""
     with tempfile.TemporaryDirectory(prefix="beam-volumes-") as folder:
         log = str(Path(folder) / "progress")
         try:
             with ProgressBar(job.stages, log), _told_once(), _interrupted_in_words():
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
-                job.build(pipeline, Execution(processes, log))
+                job.build(pipeline, Execution(job.processes, log))
                 pipeline.run().wait_until_finish()
         except VolumeError as error:
             if not _is_complete(job):
@@ -208,6 +217,7 @@ def _say(text: str) -> None:
 
 
 def _fail(error: VolumeError, status: int) -> int:
-    # In one line and without colours, which libraries put into the messages that ours quote.
-    _say(f"error: {' '.join(re.sub(_COLOUR, '', str(error)).split())}")
+    # In one line, without colours, which libraries put into the messages that ours quote, and without Beam's step.
+    text = re.sub(rf"{_COLOUR}|{_STEP}", "", str(error))
+    _say(f"error: {' '.join(text.split())}")
     return status

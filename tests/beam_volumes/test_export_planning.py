@@ -18,7 +18,6 @@ from beam_volumes.export_planning import (
     ask_server,
     bounds_in,
     check_for_workers,
-    check_reachable,
     chunk_bytes,
     is_proofreading,
     plan_reading_of,
@@ -215,12 +214,12 @@ def test_places_on_this_machine_are_refused_for_workers_elsewhere(url: str) -> N
     with pytest.raises(
         OptionError, match=f"--src: expected a place that every worker of --runner reaches.*came {url}, "
     ):
-        check_reachable("src", url)
+        check_for_workers([("src", url)], None)
     for other in ("gs://b/v", "zarr2://s3://b/v", "https://h/v", NEURONS, "graphene://https://h/segmentation/table/a"):
-        check_reachable("src", other)
+        check_for_workers([("src", other)], "projects/p/secrets/s")
     with pytest.raises(OptionError, match=f"--scratch: expected a place that .* came {url}, "):
-        check_for_workers({"src": "gs://b/v", "dst": "gs://b/w", "scratch": url}, None)
-    check_for_workers({"src": "gs://b/v", "dst": "gs://b/w", "scratch": None}, None)
+        check_for_workers([("src", "gs://b/v"), ("scratch", url)], None)
+    check_for_workers([("src", "gs://b/v"), ("scratch", None)], None)
 
 
 def test_tokens_of_this_machine_are_refused_for_workers_elsewhere(
@@ -228,15 +227,15 @@ def test_tokens_of_this_machine_are_refused_for_workers_elsewhere(
 ) -> None:
     monkeypatch.setenv("CLOUD_VOLUME_DIR", str(tmp_path))
     url = "graphene://https://host/segmentation/table/a"
-    check_for_workers({"src": url}, None)
-    check_for_workers({"src": url}, "projects/p/secrets/s")
+    check_for_workers([("src", url)], None)
+    check_for_workers([("src", url)], "projects/p/secrets/s")
     (tmp_path / "secrets").mkdir()
     (tmp_path / "secrets" / "cave-secret.json").write_text('{"token": "s3cr3t"}')
     for token_env, came in ((None, rf"{tmp_path}/secrets/cave-secret\.json"), ("s3cr3t", "the name of an environment")):
         with pytest.raises(OptionError, match=f"--token_env: expected a secret that every .*came {came}") as caught:
-            check_for_workers({"src": url}, token_env)
+            check_for_workers([("src", url)], token_env)
         assert "s3cr3t" not in str(caught.value)
-        check_for_workers({"src": NEURONS}, token_env)
+        check_for_workers([("src", NEURONS)], token_env)
 
 
 def test_limits_are_shared_among_workers() -> None:

@@ -359,10 +359,11 @@ def test_overwrite_replaces_another_export(complete: bool, shards: Files, smalle
     assert export(dst, *smaller.options, "--overwrite") == 0
     assert written(dst) == smaller.bytes
     assert report(dst)["stages"]["shards"]["done_by_an_interrupted_run"] == 0
-    # And again: the volume that is there is this one, so there is nothing to overwrite.
+    # The voxels of the source may be others by now: the same volume is replaced, too.
     before = stamps(dst)
     assert export(dst, *smaller.options, "--overwrite") == 0
-    assert stamps(dst) == before
+    assert written(dst) == smaller.bytes
+    assert not {*stamps(dst).values()} & {*before.values()}
 
 
 def test_an_interrupted_overwrite_goes_on(shards: Files, smaller: Files, dst: Path) -> None:
@@ -446,18 +447,18 @@ def test_scratch_elsewhere_is_taken_up_and_removed(shards: Files, dst: Path, tmp
     assert [path for path in scratch.rglob("*") if not path.is_dir()] == []
 
 
-@pytest.mark.parametrize("method", ["write", "delete_folder"], ids=["before the report", "after the report"])
+@pytest.mark.parametrize("method", ["write", "delete"], ids=["before the report", "after the report"])
 def test_interrupted_at_the_very_end(
     method: str, shards: Files, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """After the report, only the records are left to remove."""
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, method, failing(getattr(Folder, method), "report.json", ".beam_volumes"))
+        patch.setattr(Folder, method, failing(getattr(Folder, method), "report.json", [".beam_volumes/claim.json"]))
         assert export(dst, *OPTIONS) == 1
     line = only_error(capsys)
     assert "the disk is gone" in line
     assert (dst / ".beam_volumes" / "claim.json").exists()
-    assert (dst / "report.json").exists() == (method == "delete_folder")
+    assert (dst / "report.json").exists() == (method == "delete")
     before = {name: stamp for name, stamp in stamps(dst).items() if name.endswith(".shard")}
     assert len(before) == 12
     assert export(dst, *OPTIONS) == 0
@@ -466,8 +467,8 @@ def test_interrupted_at_the_very_end(
     assert not (dst / ".beam_volumes").exists()
 
 
-def failing(method: Callable[..., None], *names: str) -> Callable[..., None]:
-    def fails(folder: Folder, name: str, *args: Any, **options: Any) -> None:
+def failing(method: Callable[..., None], *names: str | list[str]) -> Callable[..., None]:
+    def fails(folder: Folder, name: str | list[str], *args: Any, **options: Any) -> None:
         if name in names:
             raise DestinationError(f"{folder.url}/{name}: the disk is gone")
         method(folder, name, *args, **options)
