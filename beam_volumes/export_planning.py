@@ -5,10 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import re
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,81 +28,8 @@ from beam_volumes.precomputed.info import Json, Scale
 from beam_volumes.precomputed.sharding import plan_sharding
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
 from beam_volumes.runs import Claim, recorded_holes
-from beam_volumes.source_checks import is_on_this_machine
 from beam_volumes.sources import Source
-from beam_volumes.storage import is_local, local_path, normalize
 from beam_volumes.targets import Target
-
-_GRAPHENE = "graphene://"
-
-
-def is_proofreading(url: str) -> bool:
-    """Whether `url` names a volume that a PyChunkGraph serves."""
-    return url.startswith(_GRAPHENE)
-
-
-def writable(option: str, url: str) -> str:
-    """Return the normalized form of `url`, the value of `option`.
-
-    Raises:
-        OptionError: nothing can be written there.
-
-    """
-    try:
-        place = normalize(url)
-    except OptionError as error:
-        raise OptionError(f"--{option}: {error}") from None
-    if place.startswith(("https://", "http://")):
-        raise OptionError(
-            f"--{option}: expected a place to write to, came {place}, where one can only read: "
-            "choose a local path, gs://bucket/path or s3://bucket/path"
-        )
-    return place
-
-
-def destination(url: str, source: Source) -> str:
-    """Return the normalized form of `--dst`.
-
-    Raises:
-        OptionError: nothing can be written there, or the source stands there.
-
-    """
-    place = writable("dst", url)
-    if _resolved(place) in {_resolved(source.url), _resolved(source.voxels_url)}:
-        raise OptionError(f"--dst: expected another place than --src, came {place}: a volume cannot replace itself")
-    return place
-
-
-def _check_reachable(option: str, url: str) -> None:
-    """Refuse a place on this machine, for a job whose workers are others.
-
-    Raises:
-        OptionError: `url`, which stands in `option` or behind it, is such a place.
-
-    """
-    if is_on_this_machine(url):
-        raise OptionError(
-            f"--{option}: expected a place that every worker of --runner reaches, such as gs:// or s3://, came {url}, "
-            "which is on this machine: name another place, or run here, without --runner"
-        )
-
-
-def check_for_workers(places: Iterable[tuple[str, str | None]], token_env: str | None) -> None:
-    """Refuse what only this machine has, for a job whose workers are others.
-
-    Args:
-        places: options, and the locations that they name.
-        token_env: where the token of a proofreading volume is found.
-
-    Raises:
-        OptionError: a place, or the token, is on this machine.
-
-    """
-    for option, url in places:
-        if url is not None:
-            _check_reachable(option, url)
-        if url is not None and is_proofreading(url):
-            _check_token_reachable(url, token_env)
 
 
 class Proofreading(NamedTuple):
@@ -266,31 +190,6 @@ def source_version(source: Source) -> str:
     }
     # Of other formats CloudVolume makes an info in which numbers may be numpy's.
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _check_token_reachable(url: str, token_env: str | None) -> None:
-    if token_env is not None and "/" in token_env:
-        return
-    if token_env is None:
-        token = find_token(GrapheneTable.parse(url), None)
-        if token is None:
-            return
-        came = token.source
-    else:
-        came = "the name of an environment variable"
-    raise OptionError(
-        f"--token_env: expected a secret that every worker of --runner can read, projects/P/secrets/S, came {came}, "
-        "which is on this machine only: put the token into Secret Manager, and name the secret"
-    )
-
-
-def _resolved(url: str) -> str:
-    """Return the one name of a place, whatever the format of what is there and whatever links lead to it."""
-    try:
-        place = normalize(re.sub(r"^(precomputed|zarr\d?|n5)://", "", url))
-    except OptionError:
-        return url
-    return os.path.realpath(local_path(place)) if is_local(place) else place
 
 
 def _sum(a: Vec, b: Vec) -> Vec:

@@ -19,6 +19,7 @@ from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import summary
 from beam_volumes.export_report import settle
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.places import destination, is_proofreading, writable
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
@@ -70,7 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the source is."""
         asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
-        if asked and not planning.is_proofreading(self.src):
+        if asked and not is_proofreading(self.src):
             raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, as --src")
         if asked and not self.agglomerate:
             raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
@@ -87,7 +88,7 @@ def plan(config: Config, setting: Setting) -> Job:
     """
     setting.check_reachable([("src", config.src), ("dst", config.dst), ("scratch", config.scratch)], config.token_env)
     graph, server, warnings, workers = None, None, list[str](), setting.workers
-    if planning.is_proofreading(config.src):
+    if is_proofreading(config.src):
         question = (config.timestamp, config.stop_layer) if config.agglomerate else None
         if setting.local and question and not config.processes:
             workers = min(workers or 1, config.max_requests_in_flight, config.max_ids_per_second or sys.maxsize)
@@ -98,12 +99,12 @@ def plan(config: Config, setting: Setting) -> Job:
     setting.check_reachable([("src", source.voxels_url)], None)
     bounds = planning.bounds_in(source, config.bounds)
     scale = planning.plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
-    url = planning.destination(config.dst, source)
+    url = destination(config.dst, source)
     target = planning.plan_target(
         url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
     )
     facts = {**identity(config), "source_version": planning.source_version(source)}
-    scratch = config.scratch and planning.writable("scratch", config.scratch)
+    scratch = config.scratch and writable("scratch", config.scratch)
     claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     planning.check_holes(claim, fill_missing=config.fill_missing)
     export = ExportPlan(

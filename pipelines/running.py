@@ -25,7 +25,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_volumes.errors import DestinationError, VolumeError
-from beam_volumes.export_planning import check_for_workers
+from beam_volumes.places import check_for_workers
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import REPORT, Claim, is_committed, take
 from beam_volumes.storage import Folder

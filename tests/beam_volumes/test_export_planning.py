@@ -17,9 +17,7 @@ from beam_volumes.export_estimate import PROCESS_BYTES, estimate, memory_per_wor
 from beam_volumes.export_planning import (
     ask_server,
     bounds_in,
-    check_for_workers,
     chunk_bytes,
-    is_proofreading,
     plan_reading_of,
     plan_scale,
     plan_target,
@@ -28,6 +26,7 @@ from beam_volumes.export_planning import (
 )
 from beam_volumes.geometry import Box
 from beam_volumes.graphene import Limits, RootQuestion
+from beam_volumes.places import check_for_workers, destination, is_proofreading
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
 from beam_volumes.sources import Source, describe_source, open_reader
@@ -394,3 +393,11 @@ def test_a_proofreading_plan_tells_what_the_server_is_asked(server: Proofreading
     rows = dict(summary(plan_of(describe_source(server.url, 0, graph), tmp_path, server=asked)))
     assert int(rows["server ids, estimated"].replace(",", "")) > 0
     assert int(rows["server requests, estimated"].replace(",", "")) == 2
+
+
+def test_a_volume_is_not_written_into_its_source(tmp_path: Path) -> None:
+    source = replace(describe_source(NEURONS, 0), url=f"file://{tmp_path}/v", voxels_url=f"file://{tmp_path}/v")
+    assert destination(f"{tmp_path}/w", source) == f"file://{tmp_path}/w"
+    assert destination(f"{tmp_path}/v2", source) == f"file://{tmp_path}/v2"
+    with pytest.raises(OptionError, match="--dst: expected a place outside of --src, came .*/v/copy, which is within"):
+        destination(f"{tmp_path}/x/../v/copy", source)
