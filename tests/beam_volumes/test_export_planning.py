@@ -399,5 +399,5 @@ def test_a_volume_is_not_written_into_its_source(tmp_path: Path) -> None:
     source = replace(describe_source(NEURONS, 0), url=f"file://{tmp_path}/v", voxels_url=f"file://{tmp_path}/v")
     assert destination(f"{tmp_path}/w", source) == f"file://{tmp_path}/w"
     assert destination(f"{tmp_path}/v2", source) == f"file://{tmp_path}/v2"
-    with pytest.raises(OptionError, match="--dst: expected a place outside of --src, came .*/v/copy, which is within"):
+    with pytest.raises(OptionError, match=r"--dst: expected a place outside of --src, came .*/v/copy, which is within"):
         destination(f"{tmp_path}/x/../v/copy", source)
