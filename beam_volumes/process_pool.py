@@ -6,6 +6,7 @@ caller is busy with results.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import queue
@@ -21,6 +22,8 @@ from beam_volumes.child_process import SECONDS_TO_DIE, Answer, Child, ChildTrace
 from beam_volumes.errors import WorkerDiedError
 
 __all__ = ["ProcessPool", "Task", "acquire", "peak_memory_bytes", "release"]
+
+_SECONDS_BETWEEN_SIGNALS = 0.5
 
 
 class Task(NamedTuple):
@@ -100,7 +103,7 @@ class ProcessPool:
         """
         if not self._in_flight:
             raise ValueError(f"expected a task in flight, but the pool is {self._state()}")
-        task, reply = (self._direct.popleft(), b"") if self._crew is None else self._inbox.get()
+        task, reply = (self._direct.popleft(), b"") if self._crew is None else self._take()
         self._in_flight -= 1
         try:
             return task, self._result(task, reply)
@@ -111,6 +114,12 @@ class ProcessPool:
                 f"{task.label}: expected a result, but its process ran out of memory ({what}): "
                 "lower --memory_target or --processes"
             ) from error
+
+    def _take(self) -> tuple[Task, bytes | Exception]:
+        """Wait for an answer, with breaks: a signal that comes just before a wait is only seen when it ends."""
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._inbox.get(timeout=_SECONDS_BETWEEN_SIGNALS)
 
     def _result(self, task: Task, reply: bytes | Exception) -> Any:
         if isinstance(reply, Exception):
