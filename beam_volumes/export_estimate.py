@@ -91,7 +91,7 @@ def summary(plan: ExportPlan) -> list[tuple[str, str]]:
         ("voxels", f"{scale.box} = {_by(scale.box.shape)} of {scale.data_type} x {scale.num_channels}"),
         ("chunks", f"{len(target.chunks):,} of {_by(scale.chunk)}, {scale.encoding}, {target.compression}"),
         ("boxes to read", f"{len(regions):,} of {_by(regions.cell)} in blocks of {_by(reading.block.cell)}"),
-        ("boxes left to read", f"{plan.planned['regions']:,}"),
+        ("boxes of unfinished shards", f"{plan.planned['regions']:,}"),
         ("shards", f"{len(target.shards):,} of {_by(target.shards.shard_chunks)} chunks, {_files(plan)}"),
         ("shards left to write", f"{plan.planned['shards']:,}"),
         ("bytes of voxels", f"{scale.box.voxels * plan.source_voxel_bytes:,}"),

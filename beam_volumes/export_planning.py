@@ -31,6 +31,9 @@ from beam_volumes.runs import Claim, recorded_holes
 from beam_volumes.sources import Source
 from beam_volumes.targets import Target
 
+_COORDINATES = 2**31
+"""CloudVolume keeps positions in int32."""
+
 
 class Proofreading(NamedTuple):
     """What the server of a proofreading volume says; `server` is None where supervoxels are exported as they are."""
@@ -117,6 +120,11 @@ def plan_scale(source: Source, box: Box, chunk: Vec, encoding: str | None) -> Sc
         OptionError: the encoding does not fit the voxels, or the chunks.
 
     """
+    if max(abs(n) for n in (*box.start, *box.stop)) >= _COORDINATES:
+        raise OptionError(
+            f"--translate: expected a volume within {-_COORDINATES} and {_COORDINATES} voxels along each axis, which "
+            f"readers can open, came {box}"
+        )
     kind = (source.layer_type, source.data_type, source.num_channels)
     encoding = encoding or default_encoding(*kind)
     check_encoding(encoding, *kind)

@@ -369,7 +369,7 @@ def test_the_plan_is_told_in_rows(source: Source, tmp_path: Path) -> None:
         "bytes of voxels": "9,600,000",
         "memory per worker, bytes": f"{memory_per_worker(plan):,}",
         "shards left to write": f"{len(plan.target.shards)}",
-        "boxes left to read": f"{len(plan.reading.regions)}",
+        "boxes of unfinished shards": f"{len(plan.reading.regions)}",
     }
     assert {name: rows[name] for name in expected} == expected
     assert rows["shards"].endswith("chunks, one file each")
@@ -385,7 +385,7 @@ def test_the_plan_of_a_resumed_run_tells_what_is_left(tmp_path: Path) -> None:
     plan = replace(plan, finished=finished_bits(plan.target, shards[:-1]))
     rows = dict(summary(plan))
     assert rows["shards left to write"] == "1"
-    assert int(rows["boxes left to read"]) <= len(plan.reading.regions)
+    assert int(rows["boxes of unfinished shards"]) <= len(plan.reading.regions)
 
 
 def test_a_proofreading_plan_tells_what_the_server_is_asked(server: ProofreadingServer, tmp_path: Path) -> None:

@@ -66,6 +66,7 @@ OPTIONS = {
     "threads of the local runner": (["--direct_running_mode=multi_threading"], r"direct_running_mode.*multi_threading"),
     "twice": (["--mip=0", "--mip=1"], r"--mip: expected one value, came '0' and '1'"),
     "two forms": (["--sharded", "--nosharded"], r"--\w*sharded: expected one value, came"),
+    "moved out of reach": (["--translate=-99999999999,0,0"], r"--translate: expected a volume within -2147483648 and"),
     "mip that is no number": (["--mip=one"], r"--mip: expected a whole number, 0 or more, came 'one'"),
     "mip below 0": (["--mip=-1"], r"--mip: expected a whole number, 0 or more, came '-1'"),
     "mip that is not there": (["--mip=7"], r"--mip: expected one of \[0\], the mips of made://\S+, came 7"),
@@ -413,7 +414,7 @@ def test_plan_writes_nothing(dst: Path, tmp_path: Path, capsys: pytest.CaptureFi
     rows = rows_of(out)
     assert rows["chunks"].startswith("18 of 16 x 16 x 16")
     assert rows["boxes to read"].startswith("1 of ")
-    assert rows["boxes left to read"] == "1"
+    assert rows["boxes of unfinished shards"] == "1"
     assert rows["shards"].startswith("1 of ")
     assert rows["shards left to write"] == "1"
     assert rows["bytes of voxels"] == f"{40 * 40 * 20 * 8:,}"
