@@ -49,7 +49,7 @@ class Config:
         "Encoding of chunks; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.", None
     )
     sharded: bool = option("Write shards; false writes each chunk as a file.", True)
-    compress: Literal["gzip", "br", "none"] = option("Compression around chunks; png and jpeg have none.", "gzip")
+    compress: Literal["gzip", "br", "none"] = option("Around chunks, not png and jpeg; br in single files.", "gzip")
     bounds: Box | None = option("Voxels of the source to export, at --mip, half open; by default all.", None)
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
     fill_missing: bool = option("Read chunks that the source lacks as 0; the report lists them.", False, identity=False)

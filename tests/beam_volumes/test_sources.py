@@ -397,7 +397,7 @@ def test_secrets_of_cloudvolume_s_errors_are_not_shown(tmp_path: Path, monkeypat
         reader.read(source.box)
     monkeypatch.setattr("beam_volumes.sources.CloudVolume", fail)
     with pytest.raises(
-        SourceError, match=r"--src: cannot open file://.*: RuntimeError\('GET https://\.\.\.@"
+        SourceError, match=r"--src: .* but file://.* cannot be opened: RuntimeError\('GET https://\.\.\.@"
     ) as opening:
         describe_source(source.url, 0)
     assert "s3cr3t" not in f"{caught.value}{opening.value}"
