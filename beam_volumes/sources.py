@@ -237,8 +237,8 @@ def _open_volume(url: str, mip: int, info: Json | None) -> Any:
         ) from error
     except Exception as error:
         raise SourceError(
-            "--src: expected a volume in a form that CloudVolume reads (Precomputed, zarr2:// and zarr3:// as OME-Zarr, "
-            f"n5:// with multiscale metadata), but {url} cannot be opened: {redacted(repr(error))}"
+            "--src: expected a volume in a form that CloudVolume reads (Precomputed, zarr2:// and zarr3:// as OME-Zarr,"
+            f" n5:// with multiscale metadata), but {url} cannot be opened: {redacted(repr(error))}"
         ) from error
     raise OptionError(f"--mip: expected one of {mips}, the mips of {url}, came {mip}")
 
