@@ -130,14 +130,6 @@ def temporary_files_of_the_killed(tmp_path_factory: pytest.TempPathFactory, monk
     monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
 
 
-@pytest.fixture(autouse=True)
-def ctrl_c_counts() -> Iterator[None]:
-    """A shell lets what it starts in the background ignore Ctrl-C, and all that is started from there, too."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture
 def dst(tmp_path: Path) -> Path:
     return tmp_path / "volume"
