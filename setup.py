@@ -26,6 +26,7 @@ setup(
         "crc32c>=2.7",
         "deflate>=0.8",
         "fastremap>=1.17",
+        "numba>=0.60",
         "numpy>=2",
         "pyspng-seunglab>=1.1",
         "requests>=2.32",
