@@ -140,7 +140,7 @@ def take(claim: Claim, info: Json) -> None:
             f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
             "wait for it, or choose another place"
         )
-    folder.write("info", json.dumps(info, indent=1).encode(), content_type="application/json")
+    _write_json(folder, "info", info)
     # If another run has replaced this one just now, the info that it finds is wrong, and its commit will say so.
     check_claim(claim)
 
@@ -200,7 +200,7 @@ def is_committed(claim: Claim) -> bool:
 
 
 def finish(claim: Claim, provenance: Json, report: Json) -> None:
-    """Commit the run's provenance and report, then remove its records; the last thing that a run does.
+    """Commit the run's provenance and report; then only its records are left to remove.
 
     Raises:
         DestinationError: the destination was taken over, its `info` is not this run's, or it cannot be written.
@@ -216,10 +216,9 @@ def finish(claim: Claim, provenance: Json, report: Json) -> None:
         )
     for scale in _scale_folders(info):
         folder.delete_abandoned(scale)
-    folder.write("provenance", json.dumps(provenance, indent=1).encode(), content_type="application/json")
+    _write_json(folder, "provenance", provenance)
     check_claim(claim)
-    content = {"key": claim.key, "identity": claim.identity, **report}
-    folder.write(REPORT, json.dumps(content, indent=1).encode(), content_type="application/json")
+    _write_json(folder, REPORT, {"key": claim.key, "identity": claim.identity, **report})
     try:
         check_claim(claim)
     except DestinationError:
@@ -237,8 +236,8 @@ def remove_records(claim: Claim) -> None:
     Folder(claim.scratch).delete_folder("")
     record = _read_record(folder, _CLAIM)
     if record and record.key == claim.key:
-        if _is_scratch_of(record.key, record.scratch) and record.scratch != claim.scratch:
-            Folder(record.scratch).delete_folder("")
+        if record.scratch != claim.scratch:
+            _remove_scratch(record)
         folder.delete([_CLAIM])
     folder.prune(RECORDS)
 
@@ -286,13 +285,17 @@ def _take_again(claim: Claim, data: bytes) -> None:
     before = _read_record(folder, _CLAIM)
     if before and before.scratch != claim.scratch:
         folder.write(_CLAIM, data)
-        if _is_scratch_of(before.key, before.scratch):
-            Folder(before.scratch).delete_folder("")
+        _remove_scratch(before)
 
 
-def _is_scratch_of(key: str, scratch: str) -> bool:
-    """Whether a run made this folder, so that it may be removed with all that is in it."""
-    return bool(key) and scratch.endswith(f"/{key}")
+def _remove_scratch(run: _Record) -> None:
+    """Remove the packs of a run; only from a folder that a run made, whose name is its key."""
+    if run.scratch.endswith(f"/{run.key}"):
+        Folder(run.scratch).delete_folder("")
+
+
+def _write_json(folder: Folder, name: str, content: Json) -> None:
+    folder.write(name, json.dumps(content, indent=1).encode(), content_type="application/json")
 
 
 def _clear(folder: Folder, scales: list[str]) -> None:
@@ -304,8 +307,8 @@ def _clear(folder: Folder, scales: list[str]) -> None:
     before = _scale_folders(folder.read_json("info") or {})
     run = _read_record(folder, _CLAIM)
     folder.delete([_CLAIM, REPORT])
-    if run and _is_scratch_of(run.key, run.scratch):
-        Folder(run.scratch).delete_folder("")
+    if run:
+        _remove_scratch(run)
     folder.delete_folder(RECORDS)
     for scale in sorted({*before, *scales}):
         folder.delete_folder(scale)
