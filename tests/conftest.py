@@ -1,5 +1,6 @@
 """What all tests stand on."""
 
+import gc
 import signal
 from collections.abc import Iterator
 
@@ -12,3 +13,10 @@ def ctrl_c_counts() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_is_closed() -> Iterator[None]:
+    """What a module has left open is told of there, not whenever the collector happens to run."""
+    yield
+    gc.collect()

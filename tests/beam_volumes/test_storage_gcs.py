@@ -192,6 +192,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGcs]:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
         gcs._client_of_process.cache_clear()
         yield server
+        gcs._client().close()
     gcs._client_of_process.cache_clear()
 
 

@@ -35,6 +35,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     client.close()
     yield "s3://volumes"
     Folder("s3://volumes").delete_folder("")
+    s3._client().close()
     s3._client_of_process.cache_clear()
     server.stop()
 
