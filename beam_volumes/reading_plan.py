@@ -6,6 +6,7 @@ Pure arithmetic: the same for the same volume, destination and memory target on 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,14 +58,14 @@ class Lattice:
             origin.append(meeting)
         return Lattice(_vec(cell), _vec(origin))
 
-    def grown(self, bounds: Box, most_voxels: int) -> Lattice:
-        """Return cells of as many of these as `most_voxels` and `bounds` allow, near to cubes."""
-        cell = list(self.cell)
+    def grown(self, bounds: Box, fits: Callable[[Vec], bool]) -> Lattice:
+        """Return cells of as many of these as `fits` and `bounds` allow, near to cubes."""
+        cell = self.cell
         while True:
-            axes = [a for a in range(3) if cell[a] < bounds.shape[a] and 2 * math.prod(cell) <= most_voxels]
+            axes = [a for a in range(3) if cell[a] < bounds.shape[a] and fits(_doubled(cell, a))]
             if not axes:
-                return Lattice(_vec(cell), self.origin)
-            cell[min(axes, key=lambda a: (cell[a], -a))] *= 2
+                return Lattice(cell, self.origin)
+            cell = _doubled(cell, min(axes, key=lambda a: (cell[a], -a)))
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,13 @@ class ReadingPlan:
 
 
 def plan_reading(
-    bounds: Box, grain: Lattice, stored: Lattice, chunks: Lattice, limits: tuple[int, int], *, looked_up: bool = False
+    bounds: Box,
+    grain: Lattice,
+    stored: Lattice,
+    chunks: Sequence[Lattice],
+    limits: tuple[int, int],
+    *,
+    looked_up: bool = False,
 ) -> ReadingPlan:
     """Cut `bounds` into regions and blocks.
 
@@ -92,7 +99,7 @@ def plan_reading(
         bounds: the voxels to read.
         grain: graph chunks of a proofreading volume, else the stored chunks.
         stored: the source's stored chunks.
-        chunks: the destination's chunks.
+        chunks: the chunks to write, of one mip or several, the finest first; blocks hold those of as many mips as fit.
         limits: bytes of one voxel (all channels), and bytes of memory that one worker may use.
         looked_up: whether a server is asked for the ids of each region.
 
@@ -102,24 +109,40 @@ def plan_reading(
     """
     voxel_bytes, memory_target = limits
     sizes = _LOOKED_UP if looked_up else _STORED
-    wanted = min(max(bounds.voxels // sizes.regions, sizes.fewest_voxels), _MOST_VOXELS)
-    base = _first_that_fits([grain.common(chunks), grain], _MOST_VOXELS)
-    region = base.grown(bounds, wanted)
-    block_voxels = min(memory_target // _BLOCKS_PER_TARGET, sizes.block_bytes) // voxel_bytes
-    base = _first_that_fits([stored.common(chunks), stored], block_voxels)
-    if base.voxels * voxel_bytes * 4 > memory_target:
+    most_bytes = sizes.block_bytes if len(chunks) == 1 else _STORED.block_bytes
+    block_voxels = min(memory_target // _BLOCKS_PER_TARGET, most_bytes) // voxel_bytes
+    block, mips = _of_whole(chunks, stored, block_voxels)
+    if block.voxels * voxel_bytes * 4 > memory_target:
         raise OptionError(
-            f"--memory_target: expected at least {base.voxels * voxel_bytes * 4:,} bytes, four times the source's "
-            f"stored chunk of {base.cell} voxels, came {memory_target:,}: raise it"
+            f"--memory_target: expected at least {block.voxels * voxel_bytes * 4:,} bytes, four times the source's "
+            f"stored chunk of {block.cell} voxels, came {memory_target:,}: raise it"
         )
-    whole = Box(region.origin, tuple(o + c for o, c in zip(region.origin, region.cell, strict=True)))  # type: ignore[arg-type]
-    return ReadingPlan(Grid(bounds, region.cell, region.origin), base.grown(whole, block_voxels))
+    base, _ = _of_whole(chunks[: max(mips, 1)], grain, _MOST_VOXELS)
+    wanted = min(max(bounds.voxels // sizes.regions, sizes.fewest_voxels), _MOST_VOXELS)
+    region = base.grown(bounds, lambda cell: math.prod(cell) <= wanted)
+    whole = Box.of_shape(region.cell, region.origin)
+    return ReadingPlan(
+        Grid(bounds, region.cell, region.origin), block.grown(whole, lambda cell: math.prod(cell) <= block_voxels)
+    )
 
 
-def _first_that_fits(lattices: list[Lattice | None], most_voxels: int) -> Lattice:
-    """Return the first with cells of at most `most_voxels`, else the last."""
-    found = [lattice for lattice in lattices if lattice]
-    return next((lattice for lattice in found if lattice.voxels <= most_voxels), found[-1])
+def _of_whole(lattices: Sequence[Lattice], base: Lattice, most_voxels: int) -> tuple[Lattice, int]:
+    """Return cells of whole cells of `base` and of the first of `lattices`, as many as fit, and how many those are.
+
+    Lattices whose corners never meet those of the others are passed over.
+    """
+    for count in range(len(lattices), 0, -1):
+        found = base
+        for lattice in lattices[:count]:
+            found = found.common(lattice) or found
+        if found.voxels <= most_voxels:
+            return found, count
+    return base, 0
+
+
+def _doubled(cell: Vec, axis: int) -> Vec:
+    x, y, z = (n * 2 if a == axis else n for a, n in enumerate(cell))
+    return (x, y, z)
 
 
 def _vec(values: list[int]) -> Vec:

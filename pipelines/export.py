@@ -111,14 +111,14 @@ def plan(config: Config, setting: Setting) -> Job:
         claim=claim,
         source=source,
         server=server,
-        target=target,
+        targets=(target,),
         translate=config.translate,
         reading=planning.plan_reading_of(source, scale, config.translate, config.memory_target),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
-        finished=finished_bits(target, finished_shards(claim, target)),
+        finished=finished_bits((target,), finished_shards(claim, (target,))),
     )
     return Job(
         claim=claim,
@@ -136,7 +136,7 @@ def build(plan: ExportPlan, root: beam.Pipeline, execution: Execution) -> None:
     """Wire the export: regions are rendered, their chunks grouped on shards, shards written, and all of it proved."""
     regions = root | "List regions" >> ListRegions(plan)
     rendered = regions | "Render regions" >> RenderRegions(plan, execution)
-    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.target, execution)
+    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.targets, execution)
     _ = root | "Finish" >> FinishExport(plan, rendered, written)
 
 

@@ -44,6 +44,11 @@ class Grid:
         z, y = divmod(rest, self.shape[1])
         return (x, y, z)
 
+    def index(self, position: Vec) -> int:
+        """Return the index of the cell at this position."""
+        x, y, z = position
+        return x + self.shape[0] * (y + self.shape[1] * z)
+
     def box(self, position: Vec) -> Box:
         """Return the voxels of the cell at `position` that lie in the bounds."""
         return self.whole_box(position).intersection(self.bounds)
