@@ -18,7 +18,7 @@ from beam_volumes.errors import OptionError
 from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import summary
 from beam_volumes.export_report import settle
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Vec
 from beam_volumes.places import destination, is_proofreading, writable
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
@@ -27,6 +27,7 @@ from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
+from pipelines.shared_options import Reading, Running, Writing
 from transforms.export import RenderRegions
 from transforms.finish import FinishExport
 from transforms.pool import Execution
@@ -35,7 +36,7 @@ from transforms.shards import AssembleShards
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Reading, Writing, Running):
     """The options of an export."""
 
     src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")
@@ -48,17 +49,8 @@ class Config:
     encoding: Literal["raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"] | None = option(
         "Encoding of chunks; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.", None
     )
-    sharded: bool = option("Write shards; false writes each chunk as a file.", True)
-    compress: Literal["gzip", "br", "none"] = option("Around chunks, not png and jpeg; br in single files.", "gzip")
-    bounds: Box | None = option("Voxels of the source to export, at --mip, half open; by default all.", None)
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
-    fill_missing: bool = option("Read chunks that the source lacks as 0; the report lists them.", False, identity=False)
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
-    memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
-    scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
-    resume: bool = option("Go on where an interrupted run of the same export stopped.", True, identity=False)
-    overwrite: bool = option("Replace the volume that stands at --dst.", False, identity=False)
-    plan: bool = option("Print what would be done, and write nothing.", False, identity=False)
     token_env: str | None = option(
         "Variable or secret (projects/P/secrets/S) with the token; else CloudVolume's files.", None, identity=False
     )
@@ -66,17 +58,15 @@ class Config:
     max_ids_per_second: int | None = option(
         "Ids that the run asks of a server a second.", None, identity=False, least=1
     )
-    processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False, least=0)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the source is."""
+        super().__post_init__()
         asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
         if asked and not is_proofreading(self.src):
             raise OptionError(f"{', '.join(asked)}: expected a graphene:// volume with it, as --src")
         if asked and not self.agglomerate:
             raise OptionError(f"{', '.join(asked)}: expected none with --agglomerate=false: supervoxels have no time")
-        if self.sharded and self.compress == "br":
-            raise OptionError("--compress: expected gzip or none for shards, came br: use gzip, or --sharded=false")
 
 
 def plan(config: Config, setting: Setting) -> Job:

@@ -1,14 +1,21 @@
-"""How each type of option is written as text: on the command line, in a template, in a record."""
+"""How each type of option is written as text: on the command line, in a template, in a record.
+
+A field of a Config is `str`, `int`, `bool`, `Vec`, `Box`, a `Literal`, a whole number or a word
+(`int | Literal["auto"]`), or a list of vectors, whole numbers or words (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
+or one of these `| None`.
+"""
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin
 
-from beam_volumes.geometry import Box
+from beam_volumes.geometry import Box, Vec
 
 _INT = "-?[0-9]+"
 
@@ -17,14 +24,16 @@ _INT = "-?[0-9]+"
 class ValueType:
     """One type of option, as text.
 
-    `read` turns text into the value and raises ValueError for any other text; `expected` names what it reads, with
-    an example; `regex` matches the whole of every text that may be read, "" where that says nothing.
+    `read` turns text into the value and raises ValueError for any other text, `write` turns the value into text;
+    `expected` names what is read, with an example; `regex` matches the whole of every text that may be read, "" where
+    that says nothing.
     """
 
     expected: str
     placeholder: str
     regex: str
     read: Callable[[str], Any]
+    write: Callable[[Any], str]
     is_bool: bool = False
 
 
@@ -36,41 +45,62 @@ def value_type(annotation: Any) -> ValueType:
     annotation = without_none(annotation)
     if annotation in _SIMPLE:
         return _SIMPLE[annotation]
+    arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return _choice(get_args(annotation))
+        return _choice(arguments)
+    if get_origin(annotation) is tuple and arguments[1:] == (...,) and _is_item(arguments[0]):
+        return _list(arguments[0])
+    if _is_union(annotation) and arguments[:1] == (int,) and get_origin(arguments[-1]) is Literal:
+        return _number_or_word(get_args(arguments[-1]))
     raise TypeError(
-        f"expected one of {[_name(t) for t in _SIMPLE]} or a Literal as the type of an option: {annotation}"
+        f"expected one of {[_name(t) for t in _SIMPLE]}, a Literal, int | Literal, or tuple[X, ...] of a vector, int "
+        f"or Literal as the type of an option: {annotation}"
     )
 
 
 def without_none(annotation: Any) -> Any:
     """Return `X` for `X | None`, and any other type as it is."""
-    if get_origin(annotation) not in (Union, types.UnionType):
+    if not _is_union(annotation):
         return annotation
-    members = [member for member in get_args(annotation) if member is not type(None)]
-    return members[0] if len(members) == 1 else annotation
-
-
-def text_of(value: Any) -> str:
-    """Return the text that reads as this value; "none" for None."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(str(n) for n in plain(value))
-    return str(value)
+    return functools.reduce(operator.or_, (member for member in get_args(annotation) if member is not type(None)))
 
 
 def plain(value: Any) -> Any:
     """Return the value in the types of JSON: tuples as lists, a box as its six numbers."""
     if isinstance(value, Box):
         return [*value.start, *value.stop]
-    return list(value) if isinstance(value, tuple) else value
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def numbers_in(value: Any) -> Iterator[int]:
+    """Yield the whole numbers of a value: its own, or those of its items."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from numbers_in(item)
+    elif isinstance(value, int):
+        yield value
+
+
+def _is_union(annotation: Any) -> bool:
+    return get_origin(annotation) in (Union, types.UnionType)
+
+
+def _is_item(annotation: Any) -> bool:
+    return annotation in _LISTS or get_origin(annotation) is Literal
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _text_of_numbers(value: Any) -> str:
+    return ",".join(str(n) for n in plain(value))
 
 
 def _choice(choices: tuple[Any, ...]) -> ValueType:
-    by_text = {text_of(choice): choice for choice in choices}
+    by_text = {_text(choice): choice for choice in choices}
 
     def read(text: str) -> Any:
         if text not in by_text:
@@ -78,7 +108,41 @@ def _choice(choices: tuple[Any, ...]) -> ValueType:
         return by_text[text]
 
     regex = "|".join(re.escape(text) for text in by_text)
-    return ValueType(f"one of {', '.join(by_text)}", "|".join(by_text), regex, read)
+    return ValueType(f"one of {', '.join(by_text)}", "|".join(by_text), regex, read, _text)
+
+
+def _list(annotation: Any) -> ValueType:
+    item = value_type(annotation)
+    if annotation in _LISTS:
+        expected, example = _LISTS[annotation]
+    else:
+        words = [_text(choice) for choice in get_args(annotation)]
+        expected, example = f"one or several of {', '.join(words)}", ";".join((words * 2)[:2])
+
+    def read(text: str) -> tuple[Any, ...]:
+        return tuple(item.read(part) for part in text.split(";"))
+
+    def write(value: Any) -> str:
+        return ";".join(item.write(part) for part in value)
+
+    regex = f"(?:{item.regex})(?:;(?:{item.regex}))*"
+    return ValueType(f"{expected}, such as {example}", f"{item.placeholder};...", regex, read, write)
+
+
+def _number_or_word(words: tuple[Any, ...]) -> ValueType:
+    number, word = _SIMPLE[int], _choice(words)
+
+    def read(text: str) -> Any:
+        return number.read(text) if re.fullmatch(_INT, text) else word.read(text)
+
+    names = word.placeholder.split("|")
+    return ValueType(
+        f"{number.expected} or {' or '.join(names)}",
+        f"{number.placeholder}|{word.placeholder}",
+        f"{number.regex}|{word.regex}",
+        read,
+        _text,
+    )
 
 
 def _read_bool(text: str) -> bool:
@@ -118,11 +182,21 @@ def _name(annotation: Any) -> str:
 
 
 _SIMPLE: dict[Any, ValueType] = {
-    str: ValueType("text", "TEXT", "", str),
-    int: ValueType("a whole number", "N", _INT, _read_int),
-    bool: ValueType("true or false", "true|false", "[Tt]rue|[Ff]alse|0|1", _read_bool, is_bool=True),
-    tuple[int, int, int]: ValueType("three whole numbers such as 128,128,32", "X,Y,Z", _list_of(3), _read_vec),
+    str: ValueType("text", "TEXT", "", str, _text),
+    int: ValueType("a whole number", "N", _INT, _read_int, _text),
+    bool: ValueType("true or false", "true|false", "[Tt]rue|[Ff]alse|0|1", _read_bool, _text, is_bool=True),
+    Vec: ValueType("three whole numbers such as 128,128,32", "X,Y,Z", _list_of(3), _read_vec, _text_of_numbers),
     Box: ValueType(
-        "six whole numbers x0,y0,z0,x1,y1,z1 such as 0,0,0,512,512,64", "X0,Y0,Z0,X1,Y1,Z1", _list_of(6), _read_box
+        "six whole numbers x0,y0,z0,x1,y1,z1 such as 0,0,0,512,512,64",
+        "X0,Y0,Z0,X1,Y1,Z1",
+        _list_of(6),
+        _read_box,
+        _text_of_numbers,
     ),
 }
+
+_LISTS = {
+    int: ("one or several whole numbers", "9;6"),
+    Vec: ("three whole numbers, once or several times", "2,2,1;2,2,2"),
+}
+"""What a list can be made of, besides words: what is expected, and an example."""

@@ -25,7 +25,7 @@ from absl import flags
 
 from beam_volumes.errors import OptionError
 from pipelines import beam_options
-from pipelines.option_values import ValueType, plain, text_of, value_type
+from pipelines.option_values import ValueType, numbers_in, plain, value_type
 
 ConfigT = TypeVar("ConfigT")
 
@@ -55,7 +55,11 @@ class Option:
     @property
     def default_text(self) -> str:
         """The default as it would be written; "required" or "none" where there is none."""
-        return "required" if self.required else text_of(self.default)
+        return "required" if self.required else self.text_of(self.default)
+
+    def text_of(self, value: Any) -> str:
+        """Return the text that reads as this value; "none" for None."""
+        return "none" if value is None else self.type.write(value)
 
     def read(self, text: str) -> Any:
         """Return the value of this text; raise OptionError with what was expected and what came."""
@@ -69,7 +73,7 @@ class Option:
             value = self.type.read(text)
         except ValueError:
             raise self.error(text) from None
-        if self.least is not None and min(value if isinstance(value, tuple) else (value,)) < self.least:
+        if self.least is not None and any(number < self.least for number in numbers_in(value)):
             raise self.error(text)
         return value
 
@@ -91,17 +95,23 @@ def option(
 
     `identity=False` marks an option that does not change the bytes written (how much memory, whether to resume): a
     run may go on with another value of it. `placeholder` stands for the value in the help. A number, or each of a
-    vector, is `least` or more.
+    vector or of a list, is `least` or more.
     """
     metadata = {"help": help, "identity": identity, "placeholder": placeholder, "least": least}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def options_of(config_class: type[Any]) -> list[Option]:
-    """Return the options that a Config declares, in its order; raise TypeError for a field that is none."""
+    """Return the options of a Config: its own in their order, then those of each class that it inherits.
+
+    Raises TypeError for a field that is no option.
+    """
     hints = get_type_hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    # dataclasses would put what is inherited first; what is declared again stands where it was declared last.
+    names = dict.fromkeys(name for cls in config_class.__mro__ for name in inspect.get_annotations(cls))
     found = []
-    for field in dataclasses.fields(config_class):
+    for field in (fields[name] for name in names if name in fields):
         if "help" not in field.metadata:
             raise TypeError(f"{config_class.__qualname__}.{field.name}: expected a field made by option()")
         kind = value_type(hints[field.name])
@@ -201,20 +211,8 @@ class _TextParser(flags.ArgumentParser[Any]):
 class _OnceFlag(flags.Flag[Any]):
     """A flag that may be given again only with the same value."""
 
-    def parse(self, argument: Any) -> None:
-        before = (self.value,) if self.present else None
-        super().parse(argument)
-        if before and before != (self.value,):
-            came = f"{text_of(before[0])!r} and {argument!r}"
-            raise OptionError(f"--{self.name}: expected one value, came {came}")
-
-
-def _flag_values(declared: Iterable[Option]) -> flags.FlagValues:
-    values = flags.FlagValues()
-    # Without this, everything after the first value written as "--name value" would be left over.
-    values.set_gnu_getopt(True)
-    for option in declared:
-        flag = _OnceFlag(
+    def __init__(self, option: Option) -> None:
+        super().__init__(
             _TextParser(option),
             None,
             option.name,
@@ -223,7 +221,22 @@ def _flag_values(declared: Iterable[Option]) -> flags.FlagValues:
             boolean=option.type.is_bool,
             allow_using_method_names=True,
         )
-        values[option.name] = flag
+        self._option = option
+
+    def parse(self, argument: Any) -> None:
+        before = (self.value,) if self.present else None
+        super().parse(argument)
+        if before and before != (self.value,):
+            came = f"{self._option.text_of(before[0])!r} and {argument!r}"
+            raise OptionError(f"--{self.name}: expected one value, came {came}")
+
+
+def _flag_values(declared: Iterable[Option]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    # Without this, everything after the first value written as "--name value" would be left over.
+    values.set_gnu_getopt(True)
+    for option in declared:
+        values[option.name] = _OnceFlag(option)
     return values
 
 

@@ -29,7 +29,8 @@ _DOCS_HEAD = """\
 <!-- Made by `python -m templates.generate` from each pipeline's Config: edit that, not this file. -->
 
 Every option is written `--name=value`; true and false may be shortened to `--name` and `--noname`. Boxes are half
-open, in voxels, in the order x, y, z. Options that are not listed are
+open, in voxels, in the order x, y, z. Items of a list stand between `;`, which a shell wants in quotes:
+`"2,2,1;2,2,2"`. Options that are not listed are
 [Apache Beam's](https://cloud.google.com/dataflow/docs/reference/pipeline-options), such as `--runner`; one that
 neither knows is an error.
 """

@@ -13,7 +13,6 @@ import pytest
 
 from beam_volumes.errors import OptionError
 from pipelines.beam_options import known_names, unknown_arguments
-from pipelines.option_values import text_of
 from pipelines.options import Option, options_of, parse
 from templates import generate
 from templates.main import main, with_image
@@ -37,6 +36,11 @@ SAMPLES = [
     "raw",
     "gzip",
     "\u0661",
+    "2,2,1;2,2,2",
+    "1;2",
+    "raw;png",
+    "raw;",
+    "auto",
 ]
 
 
@@ -78,7 +82,8 @@ def test_parameters_are_the_options(pipeline: ModuleType) -> None:
     metadata = json.loads((ROOT / f"templates/{name}.json").read_text())
     fields = dataclasses.fields(pipeline.Config)
     parameters = {parameter["name"]: parameter for parameter in metadata["parameters"]}
-    assert [parameter["name"] for parameter in metadata["parameters"]] == [field.name for field in fields]
+    assert list(parameters) == [option.name for option in options_of(pipeline.Config)]
+    assert sorted(parameters) == sorted(field.name for field in fields)
     assert metadata["name"] == f"beam-volumes {name}"
     assert metadata["description"] == (pipeline.__doc__ or "").split("\n")[0]
     for field in fields:
@@ -112,8 +117,8 @@ def _reads(option: Option, text: str) -> bool:
 def test_parameters_at_their_defaults_give_the_config(pipeline: ModuleType) -> None:
     given = {option.name: "gs://bucket/there" for option in options_of(pipeline.Config) if option.required}
     config, _ = parse(pipeline.Config, [f"--{name}={value}" for name, value in given.items()])
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    argv = [f"--{name}={text_of(value)}" for name, value in values.items() if value is not None]
+    values = [(option, getattr(config, option.name)) for option in options_of(pipeline.Config)]
+    argv = [f"--{option.name}={option.text_of(value)}" for option, value in values if value is not None]
     assert parse(pipeline.Config, argv) == (config, [])
 
 
@@ -126,7 +131,7 @@ def test_no_option_has_the_name_of_one_of_beams(pipeline: ModuleType) -> None:
 def test_the_options_page_lists_every_option(pipeline: ModuleType) -> None:
     section = (ROOT / "docs/options.md").read_text().split(f"## {pipeline.__name__}\n")[1].split("\n## ")[0]
     assert re.findall(r"^\| `--(\w+)=", section, re.MULTILINE) == [
-        field.name for field in dataclasses.fields(pipeline.Config)
+        option.name for option in options_of(pipeline.Config)
     ]
 
 

@@ -1,3 +1,5 @@
+import json
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
-from pipelines.option_values import text_of, value_type
+from pipelines.option_values import value_type
 from pipelines.options import help_text, identity, option, option_table, options_of, parse
+from pipelines.shared_options import Options, Pyramid, Writing
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,11 @@ class Config:
     plan: bool = option("Write nothing.", False, identity=False)
     cell: Vec = option("Shape.", (1, 1, 1), least=1)
     tries: int | None = option("Tries.", None, least=0)
+    factor: tuple[Vec, ...] = option("Factors.", ((2, 2, 1),), least=1)
+    levels: tuple[int, ...] | None = option("Levels.", None, least=0)
+    encodings: tuple[Literal["raw", "png"], ...] | None = option("Encodings, mip by mip.", ("raw",))
+    num_mips: int | Literal["auto"] = option("Mips.", "auto", least=1)
+    depth: int | Literal["auto", "all"] | None = option("Depth.", None)
 
     def __post_init__(self) -> None:
         if self.mip < 0:
@@ -61,6 +69,16 @@ def test_defaults_stand_where_nothing_is_given() -> None:
         ("--sharded=0", "sharded", False),
         ("--nosharded", "sharded", False),
         ("--plan", "plan", True),
+        ("--factor=2,2,2", "factor", ((2, 2, 2),)),
+        ("--factor=2,2,1;2,2,1;2,2,2", "factor", ((2, 2, 1), (2, 2, 1), (2, 2, 2))),
+        ("--levels=9", "levels", (9,)),
+        ("--levels=9;0", "levels", (9, 0)),
+        ("--encodings=png;raw;png", "encodings", ("png", "raw", "png")),
+        ("--encodings=none", "encodings", None),
+        ("--num_mips=auto", "num_mips", "auto"),
+        ("--num_mips=9", "num_mips", 9),
+        ("--depth=all", "depth", "all"),
+        ("--depth=-3", "depth", -3),
     ],
 )
 def test_a_value_is_read_as_its_type(argument: str, name: str, value: Any) -> None:
@@ -90,6 +108,24 @@ def test_values_may_stand_in_the_next_argument_even_when_they_begin_with_a_dash(
         ("--token_env=", "--token_env: expected text, came ''"),
         ("--mip", "Missing value for flag --mip; write every option as --name=value"),
         ("--mip=-1", "--mip: expected 0 or more, came -1"),
+        (
+            "--factor=2,2",
+            "--factor: expected three whole numbers, once or several times, such as 2,2,1;2,2,2, 1 or more, came '2,2'",
+        ),
+        ("--factor=2,2,1;", "--factor: expected three .*, came '2,2,1;'"),
+        ("--factor=;2,2,1", "--factor: expected three .*, came ';2,2,1'"),
+        ("--factor=2,2,1;;2,2,1", "--factor: expected three .*, came '2,2,1;;2,2,1'"),
+        ("--factor=", "--factor: expected three .*, came ''"),
+        ("--factor=none", "--factor: expected three .*, came 'none'"),
+        ("--factor=2,2,1;2,0,1", "--factor: expected three .*, 1 or more, came '2,2,1;2,0,1'"),
+        ("--levels=1,2", "--levels: expected one or several whole numbers, such as 9;6, 0 or more, came '1,2'"),
+        ("--levels=1;-1", "--levels: expected .* 0 or more, came '1;-1'"),
+        ("--encodings=raw,png", "--encodings: expected one or several of raw, png, such as raw;png, came 'raw,png'"),
+        ("--encodings=raw;none", "--encodings: expected .*, came 'raw;none'"),
+        ("--num_mips=all", "--num_mips: expected a whole number or auto, 1 or more, came 'all'"),
+        ("--num_mips=0", "--num_mips: expected a whole number or auto, 1 or more, came '0'"),
+        ("--num_mips=", "--num_mips: expected a whole number or auto, 1 or more, came ''"),
+        ("--depth=1.5", "--depth: expected a whole number or auto or all, came '1.5'"),
     ],
 )
 def test_a_value_of_another_type_is_refused(argument: str, message: str) -> None:
@@ -196,8 +232,14 @@ def test_identity_holds_the_types_of_json() -> None:
         "suffix": "",
         "cell": [1, 1, 1],
         "tries": None,
+        "factor": [[2, 2, 1]],
+        "levels": None,
+        "encodings": ["raw"],
+        "num_mips": "auto",
+        "depth": None,
     }
     assert identity(config) == expected
+    assert json.loads(json.dumps(expected)) == expected
     assert identity(config_of("--bounds=0,0,0,1,2,3")) == expected
 
 
@@ -211,6 +253,13 @@ def test_option_table_is_markdown() -> None:
         "| `--chunk_size=X,Y,Z` | `128,128,32` | Shape of a chunk, voxels. |",
         r"| `--encoding=raw\|png` | none | How chunks are stored. |",
         r"| `--compress=gzip\|br` | `gzip` | Around chunks; none leaves it out. |",
+    ]
+    assert option_table(Config).splitlines()[-5:] == [
+        "| `--factor=X,Y,Z;...` | `2,2,1` | Factors. |",
+        "| `--levels=N;...` | none | Levels. |",
+        r"| `--encodings=raw\|png;...` | `raw` | Encodings, mip by mip. |",
+        r"| `--num_mips=N\|auto` | `auto` | Mips. |",
+        r"| `--depth=N\|auto\|all` | none | Depth. |",
     ]
     assert "| `--suffix=TEXT` |  | Appended to names. |" in option_table(Config)
 
@@ -235,16 +284,43 @@ texts = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1
     token_env=st.none() | texts,
     suffix=st.just("") | texts,
     plan=st.booleans(),
+    factor=st.lists(st.tuples(*[st.integers(1, 10**6)] * 3), min_size=1).map(tuple),
+    levels=st.none() | st.lists(st.integers(0, 100), min_size=1).map(tuple),
+    encodings=st.none() | st.lists(st.sampled_from(["raw", "png"]), min_size=1).map(tuple),
+    num_mips=st.just("auto") | st.integers(1, 30),
+    depth=st.none() | st.sampled_from(["auto", "all"]) | numbers,
 )
 def test_the_text_of_every_value_reads_as_the_value(**values: Any) -> None:
     config = Config(**values)
-    argv = [f"--{name}={text_of(value)}" for name, value in values.items() if value is not None or name == "compress"]
+    declared = [option for option in options_of(Config) if option.name in values]
+    texts = {option.name: option.text_of(values[option.name]) for option in declared}
+    argv = [
+        f"--{name}={text}"
+        for name, text in texts.items()
+        if values[name] is not None or name in ("compress", "encodings")
+    ]
     assert parse(Config, argv) == (config, [])
+    for each in declared:
+        if each.type.regex and texts[each.name] != "none":
+            assert re.fullmatch(each.type.regex, texts[each.name])
+    assert json.loads(json.dumps(identity(config))) == identity(config)
 
 
-@pytest.mark.parametrize("annotation", [list[int], float])
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        list[int],
+        float,
+        tuple[str, ...],
+        tuple[bool, ...],
+        tuple[Box, ...],
+        tuple[int, int],
+        int | str,
+        str | None | int,
+    ],
+)
 def test_a_type_that_no_option_has_is_refused(annotation: Any) -> None:
-    with pytest.raises(TypeError, match=r"as the type of an option: (list|<class 'float'>)"):
+    with pytest.raises(TypeError, match=r"as the type of an option: (list|<class 'float'>|tuple|int \||str \||typing)"):
         value_type(annotation)
 
 
@@ -268,3 +344,79 @@ def test_numbers_below_the_least_are_refused(argument: str, message: str) -> Non
     with pytest.raises(OptionError, match=message):
         parse(Config, ["--src=x", argument])
     assert config_of("--cell=4,1,4", "--tries=0").cell == (4, 1, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deep(Options):
+    depth: int = option("How deep.", 3)
+    speed: int = option("How fast.", 5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed(Deep, Pyramid, Writing):
+    src: str = option("Volume.")
+    speed: int = option("Own help.", 7)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.depth == 0:
+            raise OptionError("--depth: came 0")
+
+
+def test_own_options_come_first_then_those_of_each_class() -> None:
+    names = [declared.name for declared in options_of(Mixed)]
+    shared = ["num_mips", "factor", "isotropic", "method", "sparse", "sharded", "compress"]
+    assert names == ["src", "speed", "depth", *shared]
+    assert [declared.default for declared in options_of(Mixed)][1:4] == [7, 3, "auto"]
+    assert list(identity(Mixed(src="x"))) == names
+    assert Mixed(src="x").factor == ((2, 2, 1),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth=0"], "--depth: came 0"),
+        (["--compress=br"], "--compress: expected gzip or none for shards, came br: use gzip, or --sharded=false"),
+        (
+            ["--method=min", "--sparse"],
+            "--sparse: expected --method=mode or auto with it, came min, which counts no labels: leave --sparse out",
+        ),
+        (
+            ["--isotropic", "--factor=2,2,2;2,2,1"],
+            "--factor: expected none with --isotropic.*, came 2,2,2;2,2,1:",
+        ),
+        (["--factor=2,2,1;1,1,1"], "--factor: expected numbers from 1, .*, came 2,2,1;1,1,1: a mip of factor 1,1,1"),
+        (
+            ["--num_mips=1", "--factor=2,2,1;2,2,2"],
+            r"at most as many factors as --num_mips=1, came 2 \(2,2,1;2,2,2\): make more mips, or leave factors out",
+        ),
+        (["--num_mips=0", "--factor=2,2,2"], "at most as many factors as --num_mips=0, came 1"),
+    ],
+)
+def test_checks_of_every_class_are_made(arguments: list[str], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        parse(Mixed, ["--src=x", *arguments])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--num_mips=0"],
+        ["--num_mips=2", "--factor=2,2,1;2,2,2"],
+        ["--num_mips=9", "--factor=2,2,1;2,2,2"],
+        ["--factor=1,1,2"],
+        ["--isotropic", "--num_mips=2"],
+        ["--sparse", "--method=mode"],
+        ["--sparse"],
+        ["--compress=br", "--nosharded"],
+    ],
+)
+def test_options_that_fit_pass_the_checks(arguments: list[str]) -> None:
+    assert parse(Mixed, ["--src=x", *arguments])[0].src == "x"
+
+
+def test_factors_of_a_program_are_checked_too() -> None:
+    with pytest.raises(OptionError, match=r"--factor: expected numbers from 1, .* came 0,2,2"):
+        Mixed(src="x", factor=((0, 2, 2),))
+    with pytest.raises(OptionError, match=r"--factor: expected numbers from 1, .* came none"):
+        Mixed(src="x", factor=())
