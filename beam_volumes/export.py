@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from beam_volumes.reading_plan import ReadingPlan
 from beam_volumes.runs import Claim, check_claim, record_holes
 from beam_volumes.shard_assembly import PIECE_COMPRESSION
 from beam_volumes.sources import Source, open_reader
-from beam_volumes.targets import Target
+from beam_volumes.targets import ShardKey, Target
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,48 @@ class ExportPlan:
 
     Attributes:
         server: None where voxels are exported as they are.
+        targets: the scales to write, by mip.
         translate: destination minus source, voxels.
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
         inline_bytes: what a region may send along without a pack.
         launch: who launched it, with which versions.
-        finished: a bit per shard that an earlier run has written.
+        finished: by mip, a bit per shard that an earlier run has written; nothing where there is none.
 
     """
 
     claim: Claim
     source: Source
     server: Server | None
-    target: Target
+    targets: tuple[Target, ...]
     translate: Vec
     reading: ReadingPlan
     fill_missing: bool
     lookahead_bytes: int
     inline_bytes: int
     launch: Launch
-    finished: bytes = b""
+    finished: dict[int, bytes] = field(default_factory=dict)
 
-    def is_finished(self, shard: int) -> bool:
+    def target(self, mip: int) -> Target:
+        """Return the scale to write at `mip`."""
+        return self._targets[mip]
+
+    @cached_property
+    def _targets(self) -> dict[int, Target]:
+        return {target.mip: target for target in self.targets}
+
+    def is_finished(self, key: ShardKey) -> bool:
         """Whether an earlier run has written this shard."""
-        index = self.target.shards.index_of(shard)
-        return index // 8 < len(self.finished) and bool(self.finished[index // 8] >> (index % 8) & 1)
+        bits = self.finished.get(key.mip)
+        if not bits:
+            return False
+        index = self.target(key.mip).shards.index_of(key.shard)
+        return bool(bits[index // 8] >> (index % 8) & 1)
 
     def needs(self, box: Box) -> bool:
         """Whether a shard that is not finished holds voxels of `box`."""
-        return not self.finished or any(not self.is_finished(shard) for shard in self.target.shards_meeting(box))
+        target = self.targets[0]
+        shards = (ShardKey(target.mip, shard) for shard in target.shards_meeting(box))
+        return not self.finished or any(not self.is_finished(key) for key in shards)
 
     def region_box(self, region: int) -> Box:
         """Return the voxels of a region, in the destination."""
@@ -87,15 +101,19 @@ class ExportPlan:
     @cached_property
     def planned(self) -> dict[str, int]:
         """What this run has to do: regions to render, voxels in them, chunks and shards to write."""
-        shards, regions = self.target.shards, self.reading.regions
+        regions = self.reading.regions
         if not self.finished:
-            voxels, chunks = regions.bounds.voxels, len(self.target.chunks)
-            return {"regions": len(regions), "voxels": voxels, "chunks": chunks, "shards": len(shards)}
-        left = [n for n in shards.numbers() if not self.is_finished(n)]
+            return {
+                "regions": len(regions),
+                "voxels": sum(t.scale.box.voxels for t in self.targets),
+                "chunks": sum(len(t.chunks) for t in self.targets),
+                "shards": sum(len(t.shards) for t in self.targets),
+            }
+        left = [(t, n) for t in self.targets for n in t.shards.numbers() if not self.is_finished(ShardKey(t.mip, n))]
         return {
             "regions": sum(self.needs(self.region_box(r)) for r in range(len(regions))),
-            "voxels": sum(self.target.shard_box(n).voxels for n in left),
-            "chunks": sum(shards.chunk_count(n) for n in left),
+            "voxels": sum(t.shard_box(n).voxels for t, n in left),
+            "chunks": sum(t.shards.chunk_count(n) for t, n in left),
             "shards": len(left),
         }
 
@@ -124,7 +142,7 @@ class RegionCounts(NamedTuple):
 class RenderedRegion(NamedTuple):
     """A region's parcels by shard, and what was counted on the way."""
 
-    parcels: dict[int, Parcel]
+    parcels: dict[ShardKey, Parcel]
     counts: RegionCounts
 
 
@@ -136,15 +154,14 @@ def merge_counts(parts: Iterable[RegionCounts]) -> RegionCounts:
     return RegionCounts(*sums)._replace(peak_memory_bytes=peak)
 
 
-def finished_bits(target: Target, shards: list[int]) -> bytes:
-    """Return the bit field that `ExportPlan.finished` is."""
-    if not shards:
-        return b""
-    bits = bytearray(-(-len(target.shards) // 8))
-    for shard in shards:
-        index = target.shards.index_of(shard)
-        bits[index // 8] |= 1 << (index % 8)
-    return bytes(bits)
+def finished_bits(targets: Sequence[Target], finished: Iterable[ShardKey]) -> dict[int, bytes]:
+    """Return the bit fields that `ExportPlan.finished` is."""
+    shards = {target.mip: target.shards for target in targets}
+    bits: dict[int, bytearray] = {}
+    for mip, shard in finished:
+        index = shards[mip].index_of(shard)
+        bits.setdefault(mip, bytearray(-(-len(shards[mip]) // 8)))[index // 8] |= 1 << (index % 8)
+    return {mip: bytes(field) for mip, field in bits.items()}
 
 
 def render_region(plan: ExportPlan, region: int) -> RenderedRegion:
@@ -210,7 +227,7 @@ def _boxes(plan: ExportPlan, region: int) -> Iterator[Box]:
 
 def _encode_block(plan: ExportPlan, box: Box, voxels: Array, out: ParcelWriter) -> None:
     """Cut a block on the chunk grid; whole chunks are encoded, parts of chunks kept raw for the shard to join."""
-    target = plan.target
+    target = plan.targets[0]
     for position in target.chunks.positions_meeting(box):
         chunk = target.chunks.box(position)
         part = chunk.intersection(box)
@@ -222,9 +239,10 @@ def _encode_block(plan: ExportPlan, box: Box, voxels: Array, out: ParcelWriter) 
         out.add(target.shards.shard_of(position), target.chunk_id(position), part, data)
 
 
-def _rendered(plan: ExportPlan, parcels: dict[int, Parcel], counts: RegionCounts) -> RenderedRegion:
+def _rendered(plan: ExportPlan, by_shard: dict[int, Parcel], counts: RegionCounts) -> RenderedRegion:
     """Return what is needed of a region: finished shards take no parcels."""
-    parcels = {shard: parcel for shard, parcel in parcels.items() if not plan.is_finished(shard)}
+    keys = {ShardKey(plan.targets[0].mip, shard): parcel for shard, parcel in by_shard.items()}
+    parcels = {key: parcel for key, parcel in keys.items() if not plan.is_finished(key)}
     tables = [p.pieces for p in parcels.values()]
     counts = counts._replace(
         regions=1,

@@ -63,12 +63,12 @@ def estimate(plan: ExportPlan) -> Estimate:
         voxels += box.voxels
         read_seconds += time.process_time() - started
         started = time.process_time()
-        part = Box.of_shape(plan.target.scale.chunk, box.start).intersection(box)
-        data = encode_chunk(array[part.slices(box.start)], plan.target.scale.encoding)
-        encoded += len(compress(data, plan.target.compression))
+        part = Box.of_shape(plan.targets[0].scale.chunk, box.start).intersection(box)
+        data = encode_chunk(array[part.slices(box.start)], plan.targets[0].scale.encoding)
+        encoded += len(compress(data, plan.targets[0].compression))
         chunk_voxels += part.voxels
         encode_seconds += time.process_time() - started
-    total = plan.target.scale.box.voxels
+    total = plan.targets[0].scale.box.voxels
     ids_expected = ids * total // voxels
     per_request = plan.server.limits.ids_per_request if plan.server else 1
     return Estimate(
@@ -82,7 +82,7 @@ def estimate(plan: ExportPlan) -> Estimate:
 
 def summary(plan: ExportPlan) -> list[tuple[str, str]]:
     """Return what `--plan` prints, row by row."""
-    target, reading, guess = plan.target, plan.reading, estimate(plan)
+    target, reading, guess = plan.targets[0], plan.reading, estimate(plan)
     scale, regions = target.scale, reading.regions
     hours = guess.cpu_seconds / 3600
     rows = [
@@ -108,7 +108,7 @@ def summary(plan: ExportPlan) -> list[tuple[str, str]]:
 
 
 def _files(plan: ExportPlan) -> str:
-    return "one file each" if plan.target.scale.sharding else "whose chunks are files"
+    return "one file each" if plan.targets[0].scale.sharding else "whose chunks are files"
 
 
 def _by(shape: tuple[int, int, int]) -> str:

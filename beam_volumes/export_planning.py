@@ -144,14 +144,14 @@ def plan_reading_of(source: Source, scale: Scale, translate: Vec, memory_target:
         scale.box,
         Lattice(grain, _sum(grain_origin, translate)),
         Lattice(source.chunk, _sum(source.chunk_origin, translate)),
-        Lattice(scale.chunk, scale.box.start),
+        [Lattice(scale.chunk, scale.box.start)],
         (_voxel_bytes(scale), memory_target),
         looked_up=source.graph is not None,
     )
 
 
-def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_target: int) -> Target:
-    """Return the scale to write with the shards that own its chunks.
+def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_target: int, mip: int = 0) -> Target:
+    """Return the scale to write, the destination's mip `mip`, with the shards that own its chunks.
 
     Raises:
         OptionError: a chunk does not fit the memory.
@@ -159,7 +159,7 @@ def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_
     """
     data_encoding = "gzip" if compression_of(scale.encoding, compress) == "gzip" else "raw"
     ownership = plan_sharding(scale.chunks.shape, chunk_bytes(scale), memory_target, data_encoding)
-    return Target(url, replace(scale, sharding=ownership if sharded else None), compress, ownership)
+    return Target(url, mip, replace(scale, sharding=ownership if sharded else None), compress, ownership)
 
 
 def check_holes(claim: Claim, *, fill_missing: bool) -> None:

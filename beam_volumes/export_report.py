@@ -24,6 +24,7 @@ from beam_volumes.runs import (
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder
+from beam_volumes.targets import ShardKey, Target
 
 
 class ExportTotals(NamedTuple):
@@ -36,7 +37,7 @@ class ExportTotals(NamedTuple):
 
     @property
     def receipts(self) -> list[Receipt]:
-        """The receipts of all shards, by shard number."""
+        """The receipts of all shards, by mip and shard."""
         return sorted([w.receipt for w in self.written] + self.earlier)
 
 
@@ -55,18 +56,18 @@ def check_conservation(plan: ExportPlan, totals: ExportTotals) -> None:
         "chunks": sum(w.receipt.chunks for w in totals.written),
         "shards": len(totals.written),
         "all chunks": sum(r.chunks for r in receipts),
-        "all shards": len({r.shard for r in receipts}),
+        "all shards": len({(r.mip, r.shard) for r in receipts}),
     }
     expected = {
         **plan.planned,
         "pieces": sum(w.pieces for w in totals.written),
-        "all chunks": len(plan.target.chunks),
-        "all shards": len(plan.target.shards),
+        "all chunks": sum(len(t.chunks) for t in plan.targets),
+        "all shards": sum(len(t.shards) for t in plan.targets),
     }
     wrong = [f"{name}: expected {expected[name]}, came {done[name]}" for name in done if done[name] != expected[name]]
     if wrong:
         raise ConservationError(
-            f"{plan.target.url}: something was lost or came twice on the way ({'; '.join(wrong)}): the volume is not "
+            f"{plan.claim.url}: something was lost or came twice on the way ({'; '.join(wrong)}): the volume is not "
             "complete; give the same command again, and what is missing is done anew"
         )
 
@@ -77,7 +78,7 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
     return {
         "pipeline": "export",
         "source": plan.source.url,
-        "destination": plan.target.url,
+        "destination": plan.claim.url,
         "started": utc(started),
         "ended": utc(ended),
         "wall_seconds": round(ended - started, 3),
@@ -95,7 +96,7 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
                 "encode_seconds": round(counts.encode_seconds, 3),
             },
             "shards": {
-                "planned": len(plan.target.shards),
+                "planned": sum(len(t.shards) for t in plan.targets),
                 "done": len(totals.written),
                 "done_by_an_interrupted_run": len(totals.earlier),
                 "chunks": sum(r.chunks for r in receipts),
@@ -106,7 +107,20 @@ def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float)
         **({"server": _server_counts(counts)} if plan.server else {}),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in totals.written)]),
         "holes": [str(box) for box in totals.holes],
+        "scales": [_scale(target, receipts) for target in plan.targets],
         "shards": [r._asdict() for r in receipts],
+    }
+
+
+def _scale(target: Target, receipts: list[Receipt]) -> Json:
+    mine = [r for r in receipts if r.mip == target.mip]
+    return {
+        "mip": target.mip,
+        "key": target.scale.key,
+        "encoding": target.scale.encoding,
+        "chunks": sum(r.chunks for r in mine),
+        "shards": len(mine),
+        "bytes": sum(r.bytes for r in mine),
     }
 
 
@@ -147,15 +161,20 @@ def settle(plan: ExportPlan) -> None:
 
     """
     report = Folder(plan.claim.url).read_json(REPORT) or {}
-    check_files(plan.target, [Receipt(**shard) for shard in report.get("shards", [])])
+    _check_files(plan, [Receipt(**shard) for shard in report.get("shards", [])])
     remove_records(plan.claim)
 
 
 def _commit(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], started: float) -> None:
     check_claim(plan.claim)
-    earlier = [r for r in receipts(plan.claim) if plan.is_finished(r.shard)]
+    earlier = [r for r in receipts(plan.claim) if plan.is_finished(ShardKey(r.mip, r.shard))]
     totals = ExportTotals(counts, list(written), earlier, recorded_holes(plan.claim))
     check_conservation(plan, totals)
-    check_files(plan.target, totals.receipts)
+    _check_files(plan, totals.receipts)
     ended = time.time()
     finish(plan.claim, export_provenance(plan, ended), report(plan, totals, started, ended))
+
+
+def _check_files(plan: ExportPlan, receipts: list[Receipt]) -> None:
+    for target in plan.targets:
+        check_files(target, receipts)

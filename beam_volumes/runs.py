@@ -3,7 +3,7 @@
 While a run goes on, `.beam_volumes/` in the destination holds
 
 - `claim.json`: whose destination this is. It is created exclusively, so of two different runs one is refused;
-- `finished/KEY/SHARD.json`: one receipt per finished shard, written after the shard;
+- `finished/KEY/MIP-SHARD.json`: one receipt per finished shard, written after the shard;
 - `holes/KEY/REGION.json`: chunks that the source lacks, where they are accepted;
 - `scratch/KEY/`: packs, unless `--scratch` says otherwise.
 
@@ -35,8 +35,9 @@ _HOLES = f"{RECORDS}/holes"
 
 
 class Receipt(NamedTuple):
-    """A finished shard: `chunks` encoded chunks in `bytes`, whose checksum is `crc32c`."""
+    """A finished shard of the scale `mip`: `chunks` encoded chunks in `bytes`, whose checksum is `crc32c`."""
 
+    mip: int
     shard: int
     chunks: int
     bytes: int
@@ -163,12 +164,12 @@ def check_claim(claim: Claim) -> None:
 
 def record(claim: Claim, receipt: Receipt) -> None:
     """Note that a shard is finished."""
-    name = f"{_FINISHED}/{claim.key}/{receipt.shard}.json"
+    name = f"{_FINISHED}/{claim.key}/{receipt.mip}-{receipt.shard}.json"
     Folder(claim.url).write(name, json.dumps(receipt._asdict()).encode())
 
 
 def receipts(claim: Claim) -> list[Receipt]:
-    """Return the receipts of an unfinished run, by shard.
+    """Return the receipts of an unfinished run, by mip and shard.
 
     Raises:
         CorruptDataError: one of them is damaged.

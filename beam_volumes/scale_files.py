@@ -60,7 +60,7 @@ def tally(target: Target) -> tuple[dict[int, Tally], list[str]]:
 
 
 def check_files(target: Target, receipts: Iterable[Receipt]) -> None:
-    """Make sure that a scale's folder holds what `receipts` tell of and nothing else.
+    """Make sure that a scale's folder holds what `receipts`, among others, tell of it, and nothing else.
 
     A run that has lost its destination may still put one late file in place.
 
@@ -70,7 +70,7 @@ def check_files(target: Target, receipts: Iterable[Receipt]) -> None:
     """
     sharded = target.scale.sharding is not None
     tallies, strays = tally(target)
-    expected = {r.shard: r for r in receipts}
+    expected = {r.shard: r for r in receipts if r.mip == target.mip}
     strays += [_some_file(target, shard) for shard in tallies.keys() - expected.keys()]
     missing, others = [], []
     for shard, receipt in expected.items():

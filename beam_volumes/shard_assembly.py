@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import crc32c
@@ -20,7 +20,7 @@ from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record
 from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
-from beam_volumes.targets import Target
+from beam_volumes.targets import ShardKey, Target
 
 PIECE_COMPRESSION = "gzip"
 """Around the raw voxels of a piece that is not a whole chunk."""
@@ -60,7 +60,7 @@ def assemble_shard(claim: Claim, target: Target, shard: int, parcels: Iterable[P
             with folder.write_stream(shard_file(target, spec, shard)) as out:
                 summary = write_shard(out, spec, chunks)
                 check_claim(claim)
-            receipt = Receipt(shard, summary.chunks, summary.bytes, summary.crc32c)
+            receipt = Receipt(target.mip, shard, summary.chunks, summary.bytes, summary.crc32c)
         else:
             receipt = _write_files(folder, target, shard, chunks)
             check_claim(claim)
@@ -68,13 +68,17 @@ def assemble_shard(claim: Claim, target: Target, shard: int, parcels: Iterable[P
     return WrittenShard(receipt, len(reader.pieces), time.perf_counter() - started, peak_memory_bytes())
 
 
-def finished_shards(claim: Claim, target: Target) -> list[int]:
+def finished_shards(claim: Claim, targets: Sequence[Target]) -> list[ShardKey]:
     """Return the shards that an interrupted run has written, and that a listing shows to stand as they were written."""
     if claim.state != "resumed":
         return []
-    tallies, _ = tally(target)
-    sharded = target.scale.sharding is not None
-    return [r.shard for r in receipts(claim) if r.shard in tallies and tallies[r.shard].is_of(r, sharded=sharded)]
+    written, found = receipts(claim), list[ShardKey]()
+    for target in targets:
+        tallies, _ = tally(target)
+        sharded = target.scale.sharding is not None
+        mine = (r for r in written if r.mip == target.mip and r.shard in tallies)
+        found += [ShardKey(r.mip, r.shard) for r in mine if tallies[r.shard].is_of(r, sharded=sharded)]
+    return found
 
 
 def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int, bytes]]:
@@ -114,7 +118,7 @@ def _write_files(folder: Folder, target: Target, shard: int, chunks: Iterator[tu
         box = target.chunks.box(target.shards.position_of(chunk))
         folder.write_compressed(f"{target.scale.key}/{chunk_name(box)}", data, target.compression)
         count, size, crc = count + 1, size + len(data), crc ^ crc32c.crc32c(data)
-    return Receipt(shard, count, size, crc)
+    return Receipt(target.mip, shard, count, size, crc)
 
 
 def _check_complete(target: Target, shard: int, reader: ParcelReader) -> None:

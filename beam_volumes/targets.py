@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from beam_volumes.codecs import compression_of
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Scale
 from beam_volumes.precomputed.morton import compressed_morton_code
 from beam_volumes.precomputed.sharding import ShardGrid, ShardingSpec
+
+
+class ShardKey(NamedTuple):
+    """One shard among those of all scales that a run writes."""
+
+    mip: int
+    shard: int
 
 
 @dataclass(frozen=True)
@@ -21,12 +29,14 @@ class Target:
 
     Attributes:
         url: the destination, without the scale's key.
+        mip: the scale's place in the destination's `info`.
         compress: what is put around encoded chunks: gzip, br or none.
         ownership: which chunks a shard holds; equals `scale.sharding` in a sharded scale.
 
     """
 
     url: str
+    mip: int
     scale: Scale
     compress: str
     ownership: ShardingSpec

@@ -12,6 +12,7 @@ from apache_beam import typehints
 from beam_volumes.export import ExportPlan, RegionCounts, RenderedRegion, render_region
 from beam_volumes.parcels import Parcel
 from beam_volumes.process_pool import Task
+from beam_volumes.targets import ShardKey
 from transforms.pool import Execution, PooledDoFn
 
 _COUNTS = "counts"
@@ -20,7 +21,7 @@ _COUNTS = "counts"
 class Rendered(NamedTuple):
     """What comes of regions: parcels by shard, and counts."""
 
-    parcels: beam.PCollection[tuple[int, Parcel]]
+    parcels: beam.PCollection[tuple[ShardKey, Parcel]]
     counts: beam.PCollection[RegionCounts]
 
 
@@ -40,7 +41,8 @@ class RenderRegions(beam.PTransform):
         done = regions | "Render" >> beam.ParDo(_RenderFn(self.plan, self.execution)).with_outputs(
             _COUNTS, main="parcels"
         )
-        done.parcels.element_type = typehints.Tuple[int, Parcel]
+        # A coder of two integers: deterministic, as keys must be, and short.
+        done.parcels.element_type = typehints.Tuple[typehints.Tuple[int, int], Parcel]
         return Rendered(done.parcels, done[_COUNTS])
 
 

@@ -33,6 +33,7 @@ from beam_volumes.runs import inspect_destination, take
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
+from beam_volumes.targets import ShardKey
 
 MEMORY = 9_000_000
 SMALL = (64, 64, 32)
@@ -91,28 +92,28 @@ def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
         claim=claim,
         source=source,
         server=None,
-        target=target,
+        targets=(target,),
         translate=o["translate"],
         reading=reading,
         fill_missing=False,
         lookahead_bytes=0,
         inline_bytes=o["inline_bytes"],
         launch=Launch("me", {}),
-        finished=finished_bits(target, finished_shards(claim, target)),
+        finished=finished_bits((target,), finished_shards(claim, (target,))),
     )
 
 
 def start(plan: ExportPlan) -> None:
-    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.target.scale], clean=True))
+    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
 
 
-def render(plan: ExportPlan, regions: list[int]) -> tuple[RegionCounts, dict[int, list[Parcel]]]:
+def render(plan: ExportPlan, regions: list[int]) -> tuple[RegionCounts, dict[ShardKey, list[Parcel]]]:
     counts, groups = [], defaultdict(list)
     for region in regions:
         rendered = render_region(plan, region)
         counts.append(rendered.counts)
-        for shard, parcel in rendered.parcels.items():
-            groups[shard].append(parcel)
+        for key, parcel in rendered.parcels.items():
+            groups[key].append(parcel)
     return merge_counts(counts), groups
 
 
@@ -120,8 +121,8 @@ def needed(plan: ExportPlan) -> list[int]:
     return [r for r in range(len(plan.reading.regions)) if plan.needs(plan.region_box(r))]
 
 
-def assemble(plan: ExportPlan, groups: dict[int, list[Parcel]]) -> list[WrittenShard]:
-    return [assemble_shard(plan.claim, plan.target, s, p) for s, p in groups.items()]
+def assemble(plan: ExportPlan, groups: dict[ShardKey, list[Parcel]]) -> list[WrittenShard]:
+    return [assemble_shard(plan.claim, plan.target(k.mip), k.shard, p) for k, p in groups.items()]
 
 
 def run(plan: ExportPlan, shuffle: int = 0) -> None:
@@ -269,26 +270,26 @@ def test_a_shard_that_was_damaged_after_it_was_finished_is_written_anew(source: 
     written = assemble(plan, groups)
     victim = next(Path(url.removeprefix("file://")).rglob("*.shard"))
     victim.write_bytes(victim.read_bytes()[:-1])
-    assert len(finished_shards(plan_of(source, url).claim, plan.target)) == len(written) - 1
+    assert len(finished_shards(plan_of(source, url).claim, plan.targets)) == len(written) - 1
 
 
 def test_a_lost_parcel_fails_its_shard_naming_the_chunk(source: Source, tmp_path: Path) -> None:
     plan = plan_of(source, f"file://{tmp_path}/seg", memory=10**8, region=SMALL)
     start(plan)
     _, groups = render(plan, needed(plan))
-    shard, parcels = next(iter(groups.items()))
+    key, parcels = next(iter(groups.items()))
     assert len(parcels) > 1
     with pytest.raises(ConservationError, match=r"chunks that are not whole: \d+,.*give the same command again"):
-        assemble_shard(plan.claim, plan.target, shard, parcels[1:])
+        assemble_shard(plan.claim, plan.target(key.mip), key.shard, parcels[1:])
 
 
 def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Path) -> None:
     plan = plan_of(source, f"file://{tmp_path}/seg")
     start(plan)
     _, groups = render(plan, needed(plan))
-    shard, parcels = next(iter(groups.items()))
+    key, parcels = next(iter(groups.items()))
     with pytest.raises(ConservationError, match=r"expected every voxel of .* once"):
-        assemble_shard(plan.claim, plan.target, shard, [*parcels, parcels[0]])
+        assemble_shard(plan.claim, plan.target(key.mip), key.shard, [*parcels, parcels[0]])
 
 
 def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) -> None:
@@ -300,23 +301,23 @@ def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) ->
         finish_export(plan, counts, written[1:], 0.0)
     with pytest.raises(ConservationError, match=rf"regions: expected {counts.regions}, came {counts.regions - 1}"):
         finish_export(plan, counts._replace(regions=counts.regions - 1), written, 0.0)
-    assert Folder(plan.target.url).read("report.json") is None
+    assert Folder(plan.targets[0].url).read("report.json") is None
 
 
 def test_a_run_whose_destination_was_taken_over_stops(source: Source, tmp_path: Path) -> None:
     plan = plan_of(source, f"file://{tmp_path}/seg")
     start(plan)
     _, groups = render(plan, needed(plan))
-    Folder(plan.target.url).write(".beam_volumes/claim.json", b'{"key": "another", "identity": {}}')
+    Folder(plan.targets[0].url).write(".beam_volumes/claim.json", b'{"key": "another", "identity": {}}')
     with pytest.raises(DestinationError, match="another run has taken it over: nothing more is written"):
         assemble(plan, groups)
-    assert not list(Path(plan.target.url.removeprefix("file://")).rglob("*.shard"))
+    assert not list(Path(plan.targets[0].url.removeprefix("file://")).rglob("*.shard"))
 
 
 def test_info_keeps_nothing_of_the_source_but_the_voxels(source: Source, tmp_path: Path) -> None:
     plan = plan_of(source, f"file://{tmp_path}/seg")
-    info = volume_info(source.info, "segmentation", [plan.target.scale], clean=True)
+    info = volume_info(source.info, "segmentation", [plan.targets[0].scale], clean=True)
     assert info.keys() == {"@type", "type", "data_type", "num_channels", "scales"}
-    kept = volume_info(source.info, "segmentation", [plan.target.scale], clean=False)
+    kept = volume_info(source.info, "segmentation", [plan.targets[0].scale], clean=False)
     assert kept["mesh"] == "mesh"
     assert "data_dir" not in kept

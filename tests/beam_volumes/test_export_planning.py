@@ -30,6 +30,7 @@ from beam_volumes.places import check_for_workers, destination, is_proofreading
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
 from beam_volumes.sources import Source, describe_source, open_reader
+from beam_volumes.targets import ShardKey
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
@@ -60,7 +61,7 @@ def plan_of(source: Source, folder: Path, **options: Any) -> ExportPlan:
         claim=claim,
         source=source,
         server=options.get("server"),
-        target=target,
+        targets=(target,),
         translate=(0, 0, 0),
         reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
         fill_missing=False,
@@ -301,10 +302,10 @@ def test_servers_that_do_not_answer_are_named(server: ProofreadingServer, monkey
 
 def encoded_bytes(plan: ExportPlan) -> int:
     """Encode everything."""
-    reader, chunks, size = open_reader(plan.source, fill_missing=False), plan.target.chunks, 0
+    reader, chunks, size = open_reader(plan.source, fill_missing=False), plan.targets[0].chunks, 0
     for index in range(len(chunks)):
         array, _ = reader.read(chunks.box(chunks.position(index)))
-        size += len(compress(encode_chunk(array, plan.target.scale.encoding), plan.target.compression))
+        size += len(compress(encode_chunk(array, plan.targets[0].scale.encoding), plan.targets[0].compression))
     return size
 
 
@@ -368,7 +369,7 @@ def test_the_plan_is_told_in_rows(source: Source, tmp_path: Path) -> None:
         "chunks": "36 of 64 x 64 x 16, compressed_segmentation, gzip",
         "bytes of voxels": "9,600,000",
         "memory per worker, bytes": f"{memory_per_worker(plan):,}",
-        "shards left to write": f"{len(plan.target.shards)}",
+        "shards left to write": f"{len(plan.targets[0].shards)}",
         "boxes of unfinished shards": f"{len(plan.reading.regions)}",
     }
     assert {name: rows[name] for name in expected} == expected
@@ -380,9 +381,9 @@ def test_the_plan_is_told_in_rows(source: Source, tmp_path: Path) -> None:
 
 def test_the_plan_of_a_resumed_run_tells_what_is_left(tmp_path: Path) -> None:
     plan = plan_of(describe_source(NEURONS, 0), tmp_path, memory=4 * 10**6)
-    shards = list(plan.target.shards.numbers())
+    shards = list(plan.targets[0].shards.numbers())
     assert len(shards) > 1
-    plan = replace(plan, finished=finished_bits(plan.target, shards[:-1]))
+    plan = replace(plan, finished=finished_bits(plan.targets, [ShardKey(0, shard) for shard in shards[:-1]]))
     rows = dict(summary(plan))
     assert rows["shards left to write"] == "1"
     assert int(rows["boxes of unfinished shards"]) <= len(plan.reading.regions)

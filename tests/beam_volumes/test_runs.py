@@ -64,7 +64,7 @@ def taken(url: str, identity: Json = IDENTITY, **options: Any) -> Claim:
 def finished(url: str, identity: Json = IDENTITY) -> Claim:
     claim = taken(url, identity)
     Folder(url).write("8_8_8/0.shard", b"voxels")
-    record(claim, Receipt(0, 1, 6, 7))
+    record(claim, Receipt(0, 0, 1, 6, 7))
     ended(claim, {"sources": []}, {"pipeline": "export"})
     return claim
 
@@ -109,11 +109,11 @@ def test_a_long_option_is_shortened_in_messages(url: str) -> None:
 @pytest.mark.parametrize(("resume", "state"), [(True, "resumed"), (False, "replaced")])
 def test_without_resume_a_run_starts_anew(url: str, resume: bool, state: str) -> None:
     first = taken(url)
-    record(first, Receipt(0, 1, 6, 7))
+    record(first, Receipt(0, 0, 1, 6, 7))
     second = taken(url, resume=resume)
     assert second.state == state
     assert (second.key == first.key) == resume
-    assert receipts(second) == ([Receipt(0, 1, 6, 7)] if resume else [])
+    assert receipts(second) == ([Receipt(0, 0, 1, 6, 7)] if resume else [])
 
 
 def test_overwriting_removes_old_scales_and_records_and_keeps_the_rest(url: str) -> None:
@@ -257,9 +257,9 @@ def test_a_run_whose_claim_was_overwritten_can_neither_go_on_nor_finish(url: str
 def test_late_receipts_of_a_replaced_run_are_not_those_of_the_next(url: str) -> None:
     first = taken(url)
     second = taken(url, OTHER, overwrite=True)
-    record(first, Receipt(5, 1, 6, 7))
-    record(second, Receipt(6, 1, 6, 7))
-    assert receipts(inspect(url, OTHER)) == [Receipt(6, 1, 6, 7)]
+    record(first, Receipt(0, 5, 1, 6, 7))
+    record(second, Receipt(0, 6, 1, 6, 7))
+    assert receipts(inspect(url, OTHER)) == [Receipt(0, 6, 1, 6, 7)]
 
 
 def test_a_claim_that_is_gone_stops_the_run(url: str) -> None:
@@ -291,21 +291,21 @@ def test_damaged_records_are_named(url: str, name: str, content: bytes, came: st
             check_claim(claim)
 
 
-def test_receipts_come_by_shard(url: str) -> None:
+def test_receipts_come_by_mip_and_shard(url: str) -> None:
     claim = taken(url)
     assert receipts(claim) == []
-    written = [Receipt(n, 2 * n, 100 + n, 2**32 - 1 - n) for n in (10, 9, 1, 2**40)]
+    written = [Receipt(m, n, 2 * n, 100 + n, 2**32 - 1 - n) for m in (10, 9, 0) for n in (10, 9, 1, 2**40)]
     for receipt in written:
         record(claim, receipt)
         record(claim, receipt)
     assert receipts(claim) == sorted(written)
 
 
-@pytest.mark.parametrize("content", [b"{}", b'{"shard": 1}', b'{"shard":1,"chunks":1,"bytes":"6","crc32c":7}'])
+@pytest.mark.parametrize("content", [b"{}", b'{"shard": 1}', b'{"mip":0,"shard":1,"chunks":1,"bytes":"6","crc32c":7}'])
 def test_a_damaged_receipt_is_named(url: str, content: bytes) -> None:
     claim = taken(url)
-    Folder(url).write(f".beam_volumes/finished/{claim.key}/1.json", content)
-    with pytest.raises(CorruptDataError, match=r"finished/.*/1\.json: expected shard, chunks, .*remove the file"):
+    Folder(url).write(f".beam_volumes/finished/{claim.key}/0-1.json", content)
+    with pytest.raises(CorruptDataError, match=r"finished/.*/0-1\.json: expected mip, shard, .*remove the file"):
         receipts(claim)
 
 

@@ -20,6 +20,7 @@ from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_s
 from beam_volumes.sources import describe_source
 from beam_volumes.storage import Folder
 from beam_volumes.storage.store import Entry
+from beam_volumes.targets import ShardKey
 
 MEMORY = 4_000_000
 
@@ -34,36 +35,36 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
         claim=claim,
         source=source,
         server=None,
-        target=target,
+        targets=(target,),
         translate=(0, 0, 0),
         reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
         fill_missing=False,
         lookahead_bytes=0,
         inline_bytes=0,
         launch=Launch("me", {}),
-        finished=finished_bits(target, finished_shards(claim, target)),
+        finished=finished_bits((target,), finished_shards(claim, (target,))),
     )
 
 
 def start(plan: ExportPlan) -> None:
-    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.target.scale], clean=True))
+    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
 
 
 def work(plan: ExportPlan) -> tuple[RegionCounts, list[WrittenShard]]:
     """Render and assemble all that is not finished."""
-    counts, groups = [], defaultdict[int, list[Parcel]](list)
+    counts, groups = [], defaultdict[ShardKey, list[Parcel]](list)
     for region in range(len(plan.reading.regions)):
         if plan.needs(plan.region_box(region)):
             rendered = render_region(plan, region)
             counts.append(rendered.counts)
-            for shard, parcel in rendered.parcels.items():
-                groups[shard].append(parcel)
-    written = [assemble_shard(plan.claim, plan.target, s, p) for s, p in groups.items()]
+            for key, parcel in rendered.parcels.items():
+                groups[key].append(parcel)
+    written = [assemble_shard(plan.claim, plan.target(k.mip), k.shard, p) for k, p in groups.items()]
     return merge_counts(counts), written
 
 
 def scale_folder(plan: ExportPlan) -> Path:
-    return Path(plan.target.url.removeprefix("file://")) / plan.target.scale.key
+    return Path(plan.targets[0].url.removeprefix("file://")) / plan.targets[0].scale.key
 
 
 @pytest.fixture(params=[True, False], ids=["sharded", "unsharded"])
@@ -76,10 +77,10 @@ def plan(request: pytest.FixtureRequest, tmp_path: Path) -> ExportPlan:
 def test_a_whole_scale_passes(plan: ExportPlan) -> None:
     _, written = work(plan)
     assert len(written) > 1
-    assert len(list(scale_folder(plan).iterdir())) == (len(written) if plan.target.scale.sharding else 5 * 3 * 3)
-    check_files(plan.target, [w.receipt for w in written])
+    assert len(list(scale_folder(plan).iterdir())) == (len(written) if plan.targets[0].scale.sharding else 5 * 3 * 3)
+    check_files(plan.targets[0], [w.receipt for w in written])
     (scale_folder(plan) / ".being-written.tmp").write_bytes(b"")
-    check_files(plan.target, [w.receipt for w in written])
+    check_files(plan.targets[0], [w.receipt for w in written])
 
 
 @pytest.mark.parametrize(
@@ -88,20 +89,20 @@ def test_a_whole_scale_passes(plan: ExportPlan) -> None:
 )
 def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
     counts, written = work(plan)
-    Folder(plan.target.url).write(f"{plan.target.scale.key}/{name}", b"of another run")
+    Folder(plan.targets[0].url).write(f"{plan.targets[0].scale.key}/{name}", b"of another run")
     with pytest.raises(
         ConservationError, match=rf"scale 16_16_40: .*not this run's: 16_16_40/{name} \(1 in all\): remove what is not"
     ):
         finish_export(plan, counts, written, 0.0)
-    assert Folder(plan.target.url).read("report.json") is None
-    Folder(plan.target.url).delete([f"{plan.target.scale.key}/{name}"])
+    assert Folder(plan.targets[0].url).read("report.json") is None
+    Folder(plan.targets[0].url).delete([f"{plan.targets[0].scale.key}/{name}"])
     finish_export(plan, counts, written, 0.0)
 
 
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", "notes", "a/b"])
 def test_files_that_no_reader_looks_for_do_no_harm(plan: ExportPlan, name: str) -> None:
     counts, written = work(plan)
-    Folder(plan.target.url).write(f"{plan.target.scale.key}/{name}", b"of a file manager")
+    Folder(plan.targets[0].url).write(f"{plan.targets[0].scale.key}/{name}", b"of a file manager")
     finish_export(plan, counts, written, 0.0)
     settle(plan)
 
@@ -122,7 +123,7 @@ def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: Expo
     victim.unlink()
     with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} \(1 in all\)"):
         finish_export(plan, counts, written, 0.0)
-    again = plan_of(tmp_path, sharded=plan.target.scale.sharding is not None)
+    again = plan_of(tmp_path, sharded=plan.targets[0].scale.sharding is not None)
     assert (again.claim.state, again.planned["shards"]) == ("resumed", 1)
     finish_export(again, *work(again), 0.0)
     assert victim.read_bytes() == whole
@@ -160,10 +161,10 @@ def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> Non
 def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: ExportPlan, tmp_path: Path) -> None:
     counts, written = work(plan)
     finish_export(plan, counts, written, 0.0)
-    report = Folder(plan.target.url).read("report.json")
+    report = Folder(plan.targets[0].url).read("report.json")
     Folder(plan.claim.scratch).write("region-0.pack", b"left by a try that was killed")
     finish_export(plan, counts, [], 0.0)
-    assert Folder(plan.target.url).read("report.json") == report
+    assert Folder(plan.targets[0].url).read("report.json") == report
     assert (receipts(plan.claim), list(Folder(plan.claim.scratch).list())) == ([], [])
     assert sorted(p.name for p in tmp_path.rglob(".*")) == []
 
@@ -187,6 +188,6 @@ def test_a_late_file_of_the_same_size_is_found_where_listings_tell_checksums(
     late.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ConservationError, match=r"not as written: 16_16_40/\S+ \(of other bytes\)"):
         finish_export(plan, counts, written, 0.0)
-    assert len(finished_shards(plan_of(tmp_path, sharded=sharded).claim, plan.target)) == len(written) - 1
+    assert len(finished_shards(plan_of(tmp_path, sharded=sharded).claim, plan.targets)) == len(written) - 1
     late.write_bytes(content)
     finish_export(plan, counts, written, 0.0)

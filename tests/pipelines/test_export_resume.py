@@ -106,7 +106,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | N
 
 
 def receipts(dst: Path) -> list[int]:
-    return [int(path.stem) for path in (dst / ".beam_volumes" / "finished").rglob("[0-9]*.json")]
+    return [int(path.stem.removeprefix("0-")) for path in (dst / ".beam_volumes" / "finished").rglob("0-*.json")]
 
 
 def packs(dst: Path) -> list[Path]:
