@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import brotli
@@ -49,6 +50,10 @@ class _Encoding:
     """A chunk is laid out as one image, x pixels wide and y * z high."""
     most_blocks: int | None = None
     """Of `BLOCK_SIZE`; None for any."""
+    level_field: str | None = None
+    """Where the level stands in a scale of `info`, for CloudVolume to write by; None where there are no levels."""
+    levels: range = range(0)
+    """The levels, or qualities, that can be chosen."""
 
 
 _ENCODINGS = {
@@ -62,8 +67,25 @@ _ENCODINGS = {
     "crackle": _Encoding(_UNSIGNED, (1,)),
     # Several channels: the formats have the channels of a pixel side by side, CloudVolume 12 reads them one plane after
     # another. Longest sides: of libjpeg when it writes, of libpng (and so tensorstore) when it reads.
-    "png": _Encoding(("uint8",), (1,), already_compressed=True, longest=1_000_000, is_image=True),
-    "jpeg": _Encoding(("uint8",), (1,), lossy=True, already_compressed=True, longest=65_500, is_image=True),
+    "png": _Encoding(
+        ("uint8",),
+        (1,),
+        already_compressed=True,
+        longest=1_000_000,
+        is_image=True,
+        level_field="png_level",
+        levels=range(10),
+    ),
+    "jpeg": _Encoding(
+        ("uint8",),
+        (1,),
+        lossy=True,
+        already_compressed=True,
+        longest=65_500,
+        is_image=True,
+        level_field="jpeg_quality",
+        levels=range(101),
+    ),
 }
 
 ENCODINGS = tuple(_ENCODINGS)
@@ -125,17 +147,76 @@ def check_chunk(encoding: str, chunk: Vec) -> None:
     )
 
 
+def check_encoding_level(encoding: str, level: int | None) -> None:
+    """Refuse a level that an encoding does not have; None, the encoder's own, fits every encoding.
+
+    Raises:
+        OptionError: with the levels that it has.
+
+    """
+    kind = _ENCODINGS[encoding]
+    if level is None or level in kind.levels:
+        return
+    if kind.level_field is None:
+        with_levels = " and ".join(name for name, e in _ENCODINGS.items() if e.level_field)
+        expected, advice = f"none for {encoding}", f"leave it out; {with_levels} have levels"
+    else:
+        low, high = kind.levels[0], kind.levels[-1]
+        expected, advice = f"a number from {low} to {high} for {encoding}", "choose one of these, or leave it out"
+    raise OptionError(f"--encoding_level: expected {expected}, came {level}: {advice}")
+
+
+def encoding_levels(encodings: Sequence[str], levels: Sequence[int] | None) -> list[int | None]:
+    """Return the level of each mip; None for the encoder's own.
+
+    Args:
+        encodings: one for each mip that is written; a name that is none of `ENCODINGS` ("auto") has no levels.
+        levels: mip by mip; the last goes on, where the encoding has levels. None for the encoders' own.
+
+    Raises:
+        OptionError: a mip has not the level that was given for it, or there are more levels than mips.
+
+    """
+    if levels is None:
+        return [None] * len(encodings)
+    if len(levels) > len(encodings):
+        raise OptionError(
+            f"--encoding_level: expected at most one for each mip that is written ({len(encodings)}), came "
+            f"{len(levels)}: leave the rest out"
+        )
+    found: list[int | None] = []
+    for mip, encoding in enumerate(encodings):
+        if encoding not in _ENCODINGS:
+            came = levels[min(mip, len(levels) - 1)]
+            raise OptionError(
+                f"--encoding_level: expected none with --encoding={encoding}, came {came}: "
+                "leave it out, or name the encoding of each mip"
+            )
+        goes_on = mip >= len(levels)
+        level = None if goes_on and not _ENCODINGS[encoding].levels else levels[-1 if goes_on else mip]
+        check_encoding_level(encoding, level)
+        found.append(level)
+    return found
+
+
+def level_in_info(encoding: str, level: int | None) -> dict[str, int]:
+    """Return the level as it stands in a scale of `info`: CloudVolume writes chunks by it, readers pass it by."""
+    field = _ENCODINGS[encoding].level_field
+    return {} if level is None or field is None else {field: level}
+
+
 def compression_of(encoding: str, compress: str) -> str:
     """Return what is put around chunks of this encoding: `compress`, or none where they are compressed already."""
     return "none" if _ENCODINGS[encoding].already_compressed else compress
 
 
-def encode_chunk(array: Array, encoding: str) -> bytes:
+def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes:
     """Encode one chunk.
 
     Args:
         array: XYZC voxels of the chunk's own shape; a chunk at the volume's edge is not padded.
         encoding: one of `ENCODINGS`, which `check_encoding` and `check_chunk` have accepted.
+        level: quality of jpeg (0 to 100; by default 85) or level of png (0 to 9; by default 9).
 
     Raises:
         OptionError: these voxels are more, or more varied, than the encoding can hold.
@@ -144,7 +225,8 @@ def encode_chunk(array: Array, encoding: str) -> bytes:
     # compressed_segmentation wants to own its input, crackle and compresso one Fortran-ordered block.
     array = np.asfortranarray(array)
     try:
-        return bytes(cloudvolume_chunks.encode(array, encoding, block_size=BLOCK_SIZE))
+        parameters = {"level": level}
+        return bytes(cloudvolume_chunks.encode(array, encoding, BLOCK_SIZE, parameters))
     except MemoryError:
         raise
     except Exception as error:

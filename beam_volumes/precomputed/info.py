@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from beam_volumes.codecs import BLOCK_SIZE
+from beam_volumes.codecs import BLOCK_SIZE, level_in_info
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.sharding import ShardingSpec
 
@@ -33,6 +33,7 @@ class Scale:
         box: the voxels, in this scale's absolute grid; its start is the voxel offset.
         chunk: shape of a chunk, XYZ voxels; the chunk grid starts at the voxel offset.
         sharding: None where each chunk is a file of its own.
+        encoding_level: quality of jpeg or level of png; None for the encoder's own.
 
     """
 
@@ -43,6 +44,7 @@ class Scale:
     data_type: str
     num_channels: int
     sharding: ShardingSpec | None
+    encoding_level: int | None = None
 
     @property
     def key(self) -> str:
@@ -66,6 +68,7 @@ class Scale:
         }
         if self.encoding == "compressed_segmentation":
             entry["compressed_segmentation_block_size"] = list(BLOCK_SIZE)
+        entry.update(level_in_info(self.encoding, self.encoding_level))
         if self.sharding:
             entry["sharding"] = self.sharding.to_info()
         return entry

@@ -12,11 +12,13 @@ from beam_volumes.codecs import (
     ENCODINGS,
     check_chunk,
     check_encoding,
+    check_encoding_level,
     compress,
     compression_of,
     decompress,
     default_encoding,
     encode_chunk,
+    encoding_levels,
 )
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Vec
@@ -168,3 +170,57 @@ def test_defaults_are_read_by_every_reader() -> None:
 def test_what_is_compressed_is_not_compressed_again() -> None:
     assert compression_of("jpeg", "gzip") == "none"
     assert compression_of("crackle", "gzip") == "gzip"
+
+
+def test_levels_decide_size_and_loss() -> None:
+    x = np.linspace(0, 12, 64)
+    smooth = (np.sin(x)[:, None, None, None] * 60 + np.cos(x)[:, None, None] * 60 + 128).astype(np.uint8)
+    array = np.asfortranarray(np.broadcast_to(smooth, (64, 64, 4, 1)))
+    sizes = {level: len(encode_chunk(array, "png", level)) for level in (0, 1, 9, None)}
+    assert sizes[0] > array.size > sizes[1] > sizes[9] == sizes[None]
+    sizes = {level: len(encode_chunk(array, "jpeg", level)) for level in (0, 50, 85, 100, None)}
+    assert sizes[0] < sizes[50] < sizes[85] < sizes[100]
+    assert sizes[85] == sizes[None]
+    for level in range(10):
+        np.testing.assert_array_equal(decoded_as(encode_chunk(array, "png", level), "png", array), array)
+    finest = decoded_as(encode_chunk(array, "jpeg", 100), "jpeg", array)
+    assert np.abs(finest.astype(int) - array.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("encoding", "level", "message"),
+    [
+        ("png", 10, "expected a number from 0 to 9 for png, came 10: choose one of these, or leave it out"),
+        ("jpeg", 101, "expected a number from 0 to 100 for jpeg, came 101: choose"),
+        ("jpeg", -1, "expected a number from 0 to 100 for jpeg, came -1: choose"),
+        ("raw", 0, "expected none for raw, came 0: leave it out; png and jpeg have levels"),
+    ],
+)
+def test_levels_that_an_encoding_does_not_have_are_refused(encoding: str, level: int, message: str) -> None:
+    with pytest.raises(OptionError, match=f"^--encoding_level: {message}"):
+        check_encoding_level(encoding, level)
+    check_encoding_level(encoding, None)
+
+
+def test_the_last_level_goes_on_where_there_are_levels() -> None:
+    assert encoding_levels(["png", "png", "raw", "png"], [6, 9]) == [6, 9, None, 9]
+    assert encoding_levels(["jpeg", "png"], [85, 9]) == [85, 9]
+    assert encoding_levels(["raw", "auto"], None) == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("encodings", "levels", "message"),
+    [
+        (["jpeg", "png"], [85], "expected a number from 0 to 9 for png, came 85"),
+        (["png", "raw"], [9, 9], "expected none for raw, came 9"),
+        (["png"], [9, 9], r"expected at most one for each mip that is written \(1\), came 2: leave the rest out"),
+        (
+            ["png", "auto"],
+            [9],
+            "expected none with --encoding=auto, came 9: leave it out, or name the encoding of each",
+        ),
+    ],
+)
+def test_levels_that_mips_do_not_have_are_refused(encodings: list[str], levels: list[int], message: str) -> None:
+    with pytest.raises(OptionError, match=f"^--encoding_level: {message}"):
+        encoding_levels(encodings, levels)

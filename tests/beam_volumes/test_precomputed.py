@@ -172,3 +172,23 @@ def test_names_and_keys_are_those_of_other_tools() -> None:
     assert scale.key == "4_4_40"
     assert replace(scale, resolution_nm=(4.5, 4.0, 40.0)).key == "4.5_4_40"
     assert chunk_name(scale.chunks.box((0, 0, 0))) == "1-5_-2-2_3-7"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "level", "field"),
+    [("png", 0, {"png_level": 0}), ("jpeg", 70, {"jpeg_quality": 70}), ("png", None, {}), ("raw", None, {})],
+)
+def test_the_level_stands_in_info_where_readers_look_for_it(
+    encoding: str, level: int | None, field: dict[str, int], tmp_path: Path
+) -> None:
+    scale = Scale((4.0, 4.0, 40.0), Box((0, 0, 0), (9, 8, 7)), (4, 4, 4), encoding, "uint8", 1, None, level)
+    assert {k: v for k, v in scale.to_info().items() if k in ("png_level", "jpeg_quality")} == field
+    info = volume_info({}, "image", [scale], clean=True)
+    volume = CloudVolume(f"file://{tmp_path}", info=info)
+    volume.commit_info()
+    assert volume.meta.compression_params(0).get("level") == level
+    # A reader that is strict about what it does not know.
+    opened = tensorstore.open(
+        {"driver": "neuroglancer_precomputed", "kvstore": f"file://{tmp_path}"}, read=True, open=True
+    ).result()
+    assert opened.shape == (9, 8, 7, 1)
