@@ -15,45 +15,27 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from cloudvolume import CloudVolume
 
-from benchmarks.side_by_side import Contender, compare
+from benchmarks.side_by_side import IGNEOUS, Contender, compare, make_neurons, volume_options
 from pipelines import export
-
-_BIN = Path(sys.executable).parent
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the source, measure, compare what was written, print."""
-    parser = argparse.ArgumentParser(description="Compare exports, side by side.")
-    parser.add_argument("--size", default="1024,1024,1024", help="voxels of the volume, x,y,z")
-    parser.add_argument("--encoding", default="compressed_segmentation")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--memory_target", type=int, default=3_500_000_000)
-    parser.add_argument("--folder", help="where to work; by default a temporary folder")
-    options = parser.parse_args(argv)
+    options = volume_options("Compare exports, side by side.").parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as folder:
         source = f"file://{folder}/source"
-        _make_source(source, options.size)
+        # Unsharded, as labs have them.
+        make_neurons(source, options.size, "--chunk_size=128,128,64", "--sharded=false")
         contenders = [_ours(folder, source, options), _igneous(folder, source, options)]
         compare(f"export of {options.size} voxels, {options.processes} processes", contenders, options.rounds)
         _print_share_of_beam(contenders[0])
         for name in ("ours", "igneous"):
             _check_equal(source, f"file://{folder}/{name}")
     print("every voxel of both results equals the source")
-
-
-def _make_source(url: str, size: str) -> None:
-    """Write an unsharded compressed segmentation, as labs have them."""
-    status = export.main(
-        [f"--src=made://neurons?size={size}", f"--dst={url}", "--chunk_size=128,128,64", "--sharded=false"]
-    )
-    if status:
-        raise RuntimeError(f"the source could not be made: exit status {status}")
 
 
 def _ours(folder: str, source: str, options: argparse.Namespace) -> Contender:
@@ -73,10 +55,10 @@ def _ours(folder: str, source: str, options: argparse.Namespace) -> Contender:
 
 def _igneous(folder: str, source: str, options: argparse.Namespace) -> Contender:
     make = (
-        f"{_BIN}/igneous image xfer {source} file://{folder}/igneous --queue {folder}/queue --sharded --clean-info "
+        f"{IGNEOUS} image xfer {source} file://{folder}/igneous --queue {folder}/queue --sharded --clean-info "
         f"--chunk-size 128,128,32 --encoding {options.encoding} --memory {options.memory_target} --no-src-update"
     )
-    work = f"{_BIN}/igneous --parallel {options.processes} execute --exit-on-empty --quiet {folder}/queue"
+    work = f"{IGNEOUS} --parallel {options.processes} execute --exit-on-empty --quiet {folder}/queue"
 
     def clear() -> None:
         for name in ("igneous", "queue"):

@@ -1,7 +1,8 @@
-"""Running commands in turn and measuring each as a whole: wall clock, CPU of all its processes, peak memory."""
+"""What benchmarks share: a volume, and commands run in turn, each measured as a whole (wall clock, CPU, memory)."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import statistics
 import subprocess
@@ -9,11 +10,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 from rich.console import Console
 from rich.table import Table
+
+from pipelines import export
+
+IGNEOUS = str(Path(sys.executable).with_name("igneous"))
+"""Its command, of the environment that runs the benchmark."""
 
 _POLL_SECONDS = 0.1
 
@@ -27,12 +34,44 @@ class Measurement(NamedTuple):
     peak_tree_bytes: int
 
 
+_RATIOS: dict[str, Callable[[Measurement], float]] = {
+    "wall ratio": lambda m: m.wall_seconds,
+    "CPU ratio": lambda m: m.cpu_seconds,
+    "memory ratio": lambda m: m.peak_tree_bytes,
+}
+"""Of each contender to the last one; memory is that of all processes."""
+
+
 class Contender(NamedTuple):
     """A command to measure; `prepare` runs before each measurement, outside of it."""
 
     name: str
     command: Sequence[str]
     prepare: Callable[[], None]
+
+
+def volume_options(description: str) -> argparse.ArgumentParser:
+    """Return the options of a benchmark that makes a volume and handles it: their names mean the same in all."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--size", default="1024,1024,1024", help="voxels of the volume, x,y,z")
+    parser.add_argument("--encoding", default="compressed_segmentation")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--memory_target", type=int, default=3_500_000_000)
+    parser.add_argument("--folder", help="where to work; by default a temporary folder")
+    return parser
+
+
+def make_neurons(url: str, size: str, *options: str) -> None:
+    """Write a uint64 segmentation; `options` are those of pipelines.export.
+
+    Raises:
+        RuntimeError: it could not be written.
+
+    """
+    status = export.main([f"--src=made://neurons?size={size}", f"--dst={url}", *options])
+    if status:
+        raise RuntimeError(f"the source could not be made: exit status {status}")
 
 
 def measure(contender: Contender) -> Measurement:
@@ -77,7 +116,7 @@ def compare(title: str, contenders: Sequence[Contender], rounds: int) -> dict[st
 
 def _print(title: str, contenders: Sequence[Contender], runs: dict[str, list[Measurement]]) -> None:
     table = Table(title=f"{title}: medians of {len(runs[contenders[0].name])} rounds, in turn")
-    for column in ("", "wall s", "CPU s", "largest process MB", "all processes MB", "wall ratio", "CPU ratio"):
+    for column in ("", "wall s", "CPU s", "largest process MB", "all processes MB", *_RATIOS):
         table.add_column(column, justify="right")
     base = runs[contenders[-1].name]
     for contender in contenders:
@@ -88,8 +127,7 @@ def _print(title: str, contenders: Sequence[Contender], runs: dict[str, list[Mea
             f"{_median(m.cpu_seconds for m in mine):.1f}",
             f"{_median(m.peak_process_bytes for m in mine) / 1e6:.0f}",
             f"{_median(m.peak_tree_bytes for m in mine) / 1e6:.0f}",
-            f"{_median(a.wall_seconds / b.wall_seconds for a, b in zip(mine, base, strict=True)):.2f}",
-            f"{_median(a.cpu_seconds / b.cpu_seconds for a, b in zip(mine, base, strict=True)):.2f}",
+            *(f"{_median(of(a) / of(b) for a, b in zip(mine, base, strict=True)):.2f}" for of in _RATIOS.values()),
         )
     Console(width=120).print(table)
 
