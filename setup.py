@@ -26,8 +26,10 @@ setup(
         "crc32c>=2.7",
         "deflate>=0.8",
         "fastremap>=1.17",
+        "matplotlib>=3.9",
         "numba>=0.60",
         "numpy>=2",
+        "pyarrow>=16",
         "pyspng-seunglab>=1.1",
         "requests>=2.32",
         "rich>=13",
@@ -43,6 +45,7 @@ setup(
         "zarr": ["zarr>=3"],
         "test": [
             "hypothesis>=6",
+            "mapbuffer>=0.7",
             "moto[server]>=5",
             "mypy>=2",
             "pillow>=10",

@@ -10,6 +10,7 @@ import logging
 import os
 import struct
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -45,7 +46,11 @@ class Payload(NamedTuple):
         """
         if len(data) == self.length and crc32c.crc32c(data) == self.crc32c:
             return data
-        raise CorruptDataError(
+        raise self.error(where)
+
+    def error(self, where: str) -> CorruptDataError:
+        """Return the error for bytes that are others."""
+        return CorruptDataError(
             f"{where}: expected {self.length} bytes at {self.offset} with crc32c {self.crc32c:#010x}, came others: "
             "give the same command again, and they are made anew"
         )
@@ -71,10 +76,16 @@ class PackWriter(AbstractContextManager["PackWriter"]):
 
     def append(self, data: bytes) -> Payload:
         """Add a payload."""
-        self._file.write(data)
-        payload = Payload(self._offset, len(data), crc32c.crc32c(data))
-        self._offset += len(data)
-        return payload
+        return self.append_stream([data])
+
+    def append_stream(self, pieces: Iterable[bytes]) -> Payload:
+        """Add a payload that comes piece by piece."""
+        start, crc = self._offset, 0
+        for piece in pieces:
+            self._file.write(piece)
+            crc = crc32c.crc32c(piece, crc)
+            self._offset += len(piece)
+        return Payload(start, self._offset - start, crc)
 
     def finish(self, index: bytes) -> None:
         """Add the index; the last thing before the context is left."""
@@ -127,6 +138,27 @@ class PackReader(AbstractContextManager["PackReader"]):
             self._folder.delete([name])
             raise
 
+    def stream(self, name: str, payload: Payload, piece_bytes: int) -> Iterator[bytes]:
+        """Yield the bytes of a payload in pieces; only with the end of them all are they known to be right.
+
+        Raises:
+            CorruptDataError: as `read` does, at the end.
+            SourceError: the pack is gone or cannot be read.
+
+        """
+        crc = done = 0
+        while done < payload.length:
+            wanted = Payload(payload.offset + done, min(piece_bytes, payload.length - done), 0)
+            piece = self._read_local(name, wanted) if self._local else self._read_remote_range(name, wanted)
+            if not piece:
+                break
+            crc = crc32c.crc32c(piece, crc)
+            done += len(piece)
+            yield piece
+        if (done, crc) != (payload.length, payload.crc32c):
+            self._folder.delete([name])
+            raise payload.error(f"{self._folder.url}/{name}")
+
     def _read_local(self, name: str, payload: Payload) -> bytes:
         try:
             return os.pread(self._open(name), payload.length, payload.offset)
@@ -155,13 +187,16 @@ class PackReader(AbstractContextManager["PackReader"]):
     def _window(self, name: str, number: int) -> bytes:
         key = (name, number)
         if key not in self._windows:
-            data = self._folder.read_range(name, number * _WINDOW_BYTES, _WINDOW_BYTES)
-            if data is None:
-                raise SourceError(
-                    f"{self._folder.url}/{name}: expected a pack, but it is gone: give the same command again"
-                )
-            self._windows[key] = data
+            self._windows[key] = self._read_remote_range(name, Payload(number * _WINDOW_BYTES, _WINDOW_BYTES, 0))
             if len(self._windows) > _WINDOWS:
                 self._windows.popitem(last=False)
         self._windows.move_to_end(key)
         return self._windows[key]
+
+    def _read_remote_range(self, name: str, part: Payload) -> bytes:
+        data = self._folder.read_range(name, part.offset, part.length)
+        if data is None:
+            raise SourceError(
+                f"{self._folder.url}/{name}: expected a pack, but it is gone: give the same command again"
+            )
+        return data
