@@ -10,9 +10,9 @@ import fastremap
 import numpy as np
 
 from beam_volumes.codecs import compress, encode_chunk
-from beam_volumes.export import ExportPlan
 from beam_volumes.geometry import Box
 from beam_volumes.sources import open_reader
+from beam_volumes.volume_plan import VolumePlan
 
 _SAMPLES = 4
 
@@ -32,7 +32,7 @@ class Estimate(NamedTuple):
     cpu_seconds: float
 
 
-def memory_per_worker(plan: ExportPlan) -> int:
+def memory_per_worker(plan: VolumePlan) -> int:
     """Return the bytes that one worker process is planned to use at most."""
     block = plan.reading.block.voxels * plan.source_voxel_bytes
     waiting = plan.lookahead_bytes if plan.server else 0
@@ -40,7 +40,7 @@ def memory_per_worker(plan: ExportPlan) -> int:
     return PROCESS_BYTES + waiting + 4 * block
 
 
-def estimate(plan: ExportPlan) -> Estimate:
+def estimate(plan: VolumePlan) -> Estimate:
     """Read a few blocks, spread over the volume, and encode a chunk of each.
 
     Raises:
@@ -80,7 +80,7 @@ def estimate(plan: ExportPlan) -> Estimate:
     )
 
 
-def summary(plan: ExportPlan) -> list[tuple[str, str]]:
+def summary(plan: VolumePlan) -> list[tuple[str, str]]:
     """Return what `--plan` prints, row by row."""
     target, reading, guess = plan.targets[0], plan.reading, estimate(plan)
     scale, regions = target.scale, reading.regions
@@ -107,7 +107,7 @@ def summary(plan: ExportPlan) -> list[tuple[str, str]]:
     ]
 
 
-def _files(plan: ExportPlan) -> str:
+def _files(plan: VolumePlan) -> str:
     return "one file each" if plan.targets[0].scale.sharding else "whose chunks are files"
 
 

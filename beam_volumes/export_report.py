@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from beam_volumes.errors import ConservationError
-from beam_volumes.export import ExportPlan, RegionCounts
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
+from beam_volumes.rendering import Counts
 from beam_volumes.runs import (
     REPORT,
     Receipt,
@@ -25,12 +25,13 @@ from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target
+from beam_volumes.volume_plan import VolumePlan
 
 
 class ExportTotals(NamedTuple):
     """Everything an export has done, this run and interrupted ones before it."""
 
-    counts: RegionCounts
+    counts: Counts
     written: list[WrittenShard]
     earlier: list[Receipt]
     holes: list[Box]
@@ -41,7 +42,7 @@ class ExportTotals(NamedTuple):
         return sorted([w.receipt for w in self.written] + self.earlier)
 
 
-def check_conservation(plan: ExportPlan, totals: ExportTotals) -> None:
+def check_conservation(plan: VolumePlan, totals: ExportTotals) -> None:
     """Make sure that planned = processed = written, at every stage.
 
     Raises:
@@ -72,7 +73,7 @@ def check_conservation(plan: ExportPlan, totals: ExportTotals) -> None:
         )
 
 
-def report(plan: ExportPlan, totals: ExportTotals, started: float, ended: float) -> Json:
+def report(plan: VolumePlan, totals: ExportTotals, started: float, ended: float) -> Json:
     """Return the content of `report.json`; times are UNIX seconds, durations seconds of all workers together."""
     counts, receipts = totals.counts, totals.receipts
     return {
@@ -124,7 +125,7 @@ def _scale(target: Target, receipts: list[Receipt]) -> Json:
     }
 
 
-def export_provenance(plan: ExportPlan, ended: float) -> Json:
+def export_provenance(plan: VolumePlan, ended: float) -> Json:
     """Return the content of `provenance`: every option that the bytes depend on, and what the server was asked."""
     method: Json = {"task": "export", **plan.claim.identity, "fill_missing": plan.fill_missing}
     if plan.server:
@@ -133,11 +134,11 @@ def export_provenance(plan: ExportPlan, ended: float) -> Json:
     return provenance(plan.launch, method, [plan.source.url], ended)
 
 
-def _server_counts(counts: RegionCounts) -> Json:
+def _server_counts(counts: Counts) -> Json:
     return {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries}
 
 
-def finish_export(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], started: float) -> None:
+def finish_export(plan: VolumePlan, counts: Counts, written: Iterable[WrittenShard], started: float) -> None:
     """Prove that nothing was lost, then commit provenance and report and clean up.
 
     A second try after the report was committed cleans up, and no more.
@@ -153,7 +154,7 @@ def finish_export(plan: ExportPlan, counts: RegionCounts, written: Iterable[Writ
     remove_records(plan.claim)
 
 
-def settle(plan: ExportPlan) -> None:
+def settle(plan: VolumePlan) -> None:
     """Make sure that a volume which was committed still stands as it was written, and remove what its run kept.
 
     Raises:
@@ -165,7 +166,7 @@ def settle(plan: ExportPlan) -> None:
     remove_records(plan.claim)
 
 
-def _commit(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenShard], started: float) -> None:
+def _commit(plan: VolumePlan, counts: Counts, written: Iterable[WrittenShard], started: float) -> None:
     check_claim(plan.claim)
     earlier = [r for r in receipts(plan.claim) if plan.is_finished(ShardKey(r.mip, r.shard))]
     totals = ExportTotals(counts, list(written), earlier, recorded_holes(plan.claim))
@@ -175,6 +176,6 @@ def _commit(plan: ExportPlan, counts: RegionCounts, written: Iterable[WrittenSha
     finish(plan.claim, export_provenance(plan, ended), report(plan, totals, started, ended))
 
 
-def _check_files(plan: ExportPlan, receipts: list[Receipt]) -> None:
+def _check_files(plan: VolumePlan, receipts: list[Receipt]) -> None:
     for target in plan.targets:
         check_files(target, receipts)

@@ -1,8 +1,8 @@
-"""How encoded voxels travel from the region that made them to the shard that owns them.
+"""How voxels travel from the region, or the cell of a pyramid, that made them to their owner.
 
-A region makes *pieces*: the part of one chunk that lies in the region, nearly always all of it. What one region has for
-one shard is a *parcel*: a table of its pieces, whose bytes stand in a pack file in scratch or, where small, in the
-parcel itself.
+An owner is a shard, whose *pieces* are encoded: the part of one chunk that lies in the region, nearly always all of it;
+or it is a cell of the level above, whose pieces are tiles. What one region or cell has for one owner is a *parcel*: a
+table of its pieces, whose bytes stand in a pack file in scratch or, where small, in the parcel itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ Pieces = npt.NDArray[np.void]
 
 PIECE = np.dtype(
     [
-        ("shard", "<u8"),
+        ("stream", "<i4"),
+        ("number", "<u8"),
         ("chunk", "<u8"),
         ("start", "<i8", 3),
         ("stop", "<i8", 3),
@@ -34,11 +35,19 @@ PIECE = np.dtype(
         ("crc32c", "<u4"),
     ]
 )
-"""`start` and `stop` are the piece's voxels (absolute, XYZ); `offset` and `length` where its bytes stand."""
+"""`stream` and `number` are the piece's owner, `chunk` its chunk's id; 0 in a tile. `start` and `stop` are its voxels
+(absolute, XYZ; of a tile those of mip 0), `offset` and `length` where its bytes stand."""
+
+
+class Owner(NamedTuple):
+    """Who takes a parcel: shard `number` of mip `stream`; or, where `stream` is -L, cell `number` of level L."""
+
+    stream: int
+    number: int
 
 
 class Parcel(NamedTuple):
-    """One region's pieces of one shard: a table of `PIECE`, and the pack they are in, or the bytes themselves."""
+    """One region's pieces for one owner: a table of `PIECE`, and the pack they are in, or the bytes themselves."""
 
     table: bytes
     pack: str
@@ -73,24 +82,24 @@ class ParcelWriter:
         if self._pack:
             self._pack.__exit__(kind, *rest)  # type: ignore[arg-type]
 
-    def add(self, shard: int, chunk: int, box: Box, data: bytes) -> None:
-        """Add the encoded voxels of `box`, a part of chunk number `chunk`."""
+    def add(self, owner: Owner, chunk: int, box: Box, data: bytes) -> None:
+        """Add the voxels of `box`: a part of chunk number `chunk`, or a tile."""
         if self._pack:
             payload = self._pack.append(data)
         else:
             payload = Payload(self._bytes, len(data), crc32c.crc32c(data))
             self._held.append(data)
         self._bytes += len(data)
-        self._rows.append((shard, chunk, box.start, box.stop, *payload))
+        self._rows.append((*owner, chunk, box.start, box.stop, *payload))
         if not self._pack and self._bytes > self._inline_bytes:
             self._open_pack()
 
-    def finish(self, note: dict[str, Any]) -> dict[int, Parcel]:
-        """Return the parcels by shard; `note` is kept in the pack for `read_parcels`."""
+    def finish(self, note: dict[str, Any]) -> dict[Owner, Parcel]:
+        """Return the parcels by owner; `note` is kept in the pack for `read_parcels`."""
         table = np.array(self._rows, PIECE)
         if self._pack:
             self._pack.finish(json.dumps(note).encode() + b"\n" + table.tobytes())
-        return _by_shard(table, self._name if self._pack else "", b"".join(self._held))
+        return _by_owner(table, self._name if self._pack else "", b"".join(self._held))
 
     def _open_pack(self) -> None:
         self._pack = PackWriter(self._folder, self._name)
@@ -100,17 +109,17 @@ class ParcelWriter:
         self._held = []
 
 
-def read_parcels(scratch: str, name: str) -> tuple[dict[int, Parcel], dict[str, Any]] | None:
+def read_parcels(scratch: str, name: str) -> tuple[dict[Owner, Parcel], dict[str, Any]] | None:
     """Return the parcels and the note of a pack that an earlier run finished, or None."""
     index = read_pack_index(Folder(scratch), name)
     if index is None:
         return None
     note, _, table = index.partition(b"\n")
-    return _by_shard(np.frombuffer(table, PIECE), name, b""), json.loads(note)
+    return _by_owner(np.frombuffer(table, PIECE), name, b""), json.loads(note)
 
 
 class ParcelReader(AbstractContextManager["ParcelReader"]):
-    """Reads the pieces of one shard from all its parcels, chunk by chunk."""
+    """Reads the pieces of one owner from all its parcels."""
 
     def __init__(self, scratch: str, parcels: list[Parcel]) -> None:
         self._packs = PackReader(scratch)
@@ -135,6 +144,14 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
             rows = range(first, last)
             yield int(self.pieces["chunk"][first]), [(self._box(row), self._read(row)) for row in rows]
 
+    def boxes(self) -> Iterator[Box]:
+        """Yield what each piece covers."""
+        return (self._box(row) for row in range(len(self.pieces)))
+
+    def tiles(self) -> Iterator[tuple[Box, bytes]]:
+        """Yield each piece; one is in memory at a time."""
+        return ((self._box(row), self._read(row)) for row in range(len(self.pieces)))
+
     def _box(self, row: int) -> Box:
         piece = self.pieces[row]
         return Box(_vec(piece["start"]), _vec(piece["stop"]))
@@ -148,16 +165,16 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
         return payload.checked(data, "a parcel that travelled inline")
 
 
-def _by_shard(table: Pieces, pack: str, data: bytes) -> dict[int, Parcel]:
+def _by_owner(table: Pieces, pack: str, data: bytes) -> dict[Owner, Parcel]:
     parcels = {}
-    for shard in np.unique(table["shard"]):
-        rows = table[table["shard"] == shard]
+    for stream, number in np.unique(table[["stream", "number"]]).tolist():
+        rows = table[(table["stream"] == stream) & (table["number"] == number)]
         if pack:
-            parcels[int(shard)] = Parcel(rows.tobytes(), pack, b"")
+            parcels[Owner(stream, number)] = Parcel(rows.tobytes(), pack, b"")
             continue
         own = b"".join(data[o : o + n] for o, n in zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True))
         rows["offset"] = np.cumsum(rows["length"]) - rows["length"]
-        parcels[int(shard)] = Parcel(rows.tobytes(), "", own)
+        parcels[Owner(stream, number)] = Parcel(rows.tobytes(), "", own)
     return parcels
 
 

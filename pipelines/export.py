@@ -14,8 +14,8 @@ from typing import Literal
 import apache_beam as beam
 
 from beam_volumes import export_planning as planning
+from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import OptionError
-from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import summary
 from beam_volumes.export_report import settle
 from beam_volumes.geometry import Vec
@@ -25,14 +25,12 @@ from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
+from beam_volumes.volume_plan import VolumePlan, finished_bits
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Reading, Running, Writing
-from transforms.export import RenderRegions
-from transforms.finish import FinishExport
 from transforms.pool import Execution
-from transforms.regions import ListRegions
-from transforms.shards import AssembleShards
+from transforms.volume import write_volume
 
 
 @dataclass(frozen=True)
@@ -97,13 +95,16 @@ def plan(config: Config, setting: Setting) -> Job:
     scratch = config.scratch and writable("scratch", config.scratch)
     claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     planning.check_holes(claim, fill_missing=config.fill_missing)
-    export = ExportPlan(
+    export = VolumePlan(
         claim=claim,
         source=source,
         server=server,
         targets=(target,),
         translate=config.translate,
-        reading=planning.plan_reading_of(source, scale, config.translate, config.memory_target),
+        base_mip=0,
+        pyramid=planning.plan_pyramid_of(
+            source, [scale], (), Downsampler("mode", source.data_type), config.memory_target, config.translate
+        ),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
         inline_bytes=setting.inline_bytes,
@@ -122,12 +123,9 @@ def plan(config: Config, setting: Setting) -> Job:
     )
 
 
-def build(plan: ExportPlan, root: beam.Pipeline, execution: Execution) -> None:
+def build(plan: VolumePlan, root: beam.Pipeline, execution: Execution) -> None:
     """Wire the export: regions are rendered, their chunks grouped on shards, shards written, and all of it proved."""
-    regions = root | "List regions" >> ListRegions(plan)
-    rendered = regions | "Render regions" >> RenderRegions(plan, execution)
-    written = rendered.parcels | "Write shards" >> AssembleShards(plan.claim, plan.targets, execution)
-    _ = root | "Finish" >> FinishExport(plan, rendered, written)
+    write_volume(plan, root, execution)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

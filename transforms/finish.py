@@ -8,27 +8,27 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_volumes.export import ExportPlan, RegionCounts, merge_counts
 from beam_volumes.export_report import finish_export
+from beam_volumes.rendering import Counts, merge_counts
 from beam_volumes.shard_assembly import WrittenShard
-from transforms.export import Rendered
+from beam_volumes.volume_plan import VolumePlan
 
 
 @dataclass
-class FinishExport(beam.PTransform):
-    """Commit an export when all its shards are written, or fail.
+class FinishVolume(beam.PTransform):
+    """Commit a run when all its shards are written, or fail.
 
     It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: the
     receipts of all shards.
     """
 
-    plan: ExportPlan
-    rendered: Rendered
+    plan: VolumePlan
+    counts: beam.PCollection[Counts]
     written: beam.PCollection[WrittenShard]
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
         """Gather what was done at one element."""
-        counts = self.rendered.counts | "Add up" >> beam.CombineGlobally(merge_counts)
+        counts = self.counts | "Add up" >> beam.CombineGlobally(merge_counts)
         return (
             root
             | "Once" >> beam.Create([time.time()])
@@ -42,8 +42,8 @@ class FinishExport(beam.PTransform):
 
 
 class _FinishFn(beam.DoFn):
-    def __init__(self, plan: ExportPlan) -> None:
+    def __init__(self, plan: VolumePlan) -> None:
         self._plan = plan
 
-    def process(self, started: float, counts: RegionCounts, written: Iterable[WrittenShard]) -> None:
+    def process(self, started: float, counts: Counts, written: Iterable[WrittenShard]) -> None:
         finish_export(self._plan, counts, written, started)

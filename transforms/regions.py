@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from beam_volumes.export import ExportPlan
+from beam_volumes.volume_plan import VolumePlan
 
 _MOST_RANGES = 1_000
 
@@ -27,7 +27,7 @@ class ListRegions(beam.PTransform):
     Element out: the region's index, an int. Memory per element: none to speak of.
     """
 
-    plan: ExportPlan
+    plan: VolumePlan
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
         """Create ranges, spread them, and let each worker count its own."""
@@ -45,10 +45,10 @@ class ListRegions(beam.PTransform):
 
 
 class _ListFn(beam.DoFn):
-    def __init__(self, plan: ExportPlan) -> None:
+    def __init__(self, plan: VolumePlan) -> None:
         self._plan = plan
 
     def process(self, element: RegionRange) -> Iterator[int]:
         for region in range(element.start, element.stop):
-            if self._plan.needs(self._plan.region_box(region)):
+            if self._plan.needs_region(region):
                 yield region

@@ -15,25 +15,22 @@ from hypothesis import strategies as st
 
 from beam_volumes import export as export_module
 from beam_volumes.codecs import DATA_TYPES, Array, check_encoding
+from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError, OptionError
-from beam_volumes.export import (
-    ExportPlan,
-    RegionCounts,
-    finished_bits,
-    merge_counts,
-    render_region,
-)
-from beam_volumes.export_planning import bounds_in, plan_reading_of, plan_scale, plan_target, source_version
+from beam_volumes.export import render_region
+from beam_volumes.export_planning import bounds_in, plan_pyramid_of, plan_scale, plan_target, source_version
 from beam_volumes.export_report import finish_export
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
+from beam_volumes.rendering import Counts, merge_counts
 from beam_volumes.runs import inspect_destination, take
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey
+from beam_volumes.volume_plan import VolumePlan, finished_bits
 
 MEMORY = 9_000_000
 SMALL = (64, 64, 32)
@@ -67,7 +64,7 @@ def source_of(array: Array, offset: Vec, chunk: Vec) -> Source:
     )
 
 
-def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
+def plan_of(source: Source, url: str, **options: Any) -> VolumePlan:
     o: dict[str, Any] = {
         "bounds": None,
         "translate": (0, 0, 0),
@@ -85,16 +82,18 @@ def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
     target = plan_target(url, scale, o["compress"], sharded=o["sharded"], memory_target=o["memory"])
     identity = {"source": source_version(source), "encoding": o["encoding"]}
     claim = inspect_destination(url, identity, resume=o["resume"], overwrite=False)
-    reading = plan_reading_of(source, scale, o["translate"], MEMORY)
+    pyramid = plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), MEMORY, o["translate"])
     if o["region"]:
-        reading = replace(reading, regions=replace(reading.regions, cell=o["region"]))
-    return ExportPlan(
+        reading = pyramid.reading
+        pyramid = replace(pyramid, reading=replace(reading, regions=replace(reading.regions, cell=o["region"])))
+    return VolumePlan(
         claim=claim,
         source=source,
         server=None,
         targets=(target,),
         translate=o["translate"],
-        reading=reading,
+        base_mip=0,
+        pyramid=pyramid,
         fill_missing=False,
         lookahead_bytes=0,
         inline_bytes=o["inline_bytes"],
@@ -103,11 +102,11 @@ def plan_of(source: Source, url: str, **options: Any) -> ExportPlan:
     )
 
 
-def start(plan: ExportPlan) -> None:
+def start(plan: VolumePlan) -> None:
     take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
 
 
-def render(plan: ExportPlan, regions: list[int]) -> tuple[RegionCounts, dict[ShardKey, list[Parcel]]]:
+def render(plan: VolumePlan, regions: list[int]) -> tuple[Counts, dict[ShardKey, list[Parcel]]]:
     counts, groups = [], defaultdict(list)
     for region in regions:
         rendered = render_region(plan, region)
@@ -117,15 +116,15 @@ def render(plan: ExportPlan, regions: list[int]) -> tuple[RegionCounts, dict[Sha
     return merge_counts(counts), groups
 
 
-def needed(plan: ExportPlan) -> list[int]:
-    return [r for r in range(len(plan.reading.regions)) if plan.needs(plan.region_box(r))]
+def needed(plan: VolumePlan) -> list[int]:
+    return [r for r in range(len(plan.reading.regions)) if plan.needs_region(r)]
 
 
-def assemble(plan: ExportPlan, groups: dict[ShardKey, list[Parcel]]) -> list[WrittenShard]:
+def assemble(plan: VolumePlan, groups: dict[ShardKey, list[Parcel]]) -> list[WrittenShard]:
     return [assemble_shard(plan.claim, plan.target(k.mip), k.shard, p) for k, p in groups.items()]
 
 
-def run(plan: ExportPlan, shuffle: int = 0) -> None:
+def run(plan: VolumePlan, shuffle: int = 0) -> None:
     """Run a whole export; another `shuffle` is another order of all work."""
     order = random.Random(shuffle)
     start(plan)

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from beam_volumes.codecs import compress, encode_chunk
+from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import AuthorizationError, OptionError, ServerError, SourceError
-from beam_volumes.export import ExportPlan, finished_bits
 from beam_volumes.export_estimate import PROCESS_BYTES, estimate, memory_per_worker, summary
 from beam_volumes.export_planning import (
     ask_server,
     bounds_in,
     chunk_bytes,
-    plan_reading_of,
+    plan_pyramid_of,
     plan_scale,
     plan_target,
     share_of_limits,
@@ -34,6 +34,7 @@ from beam_volumes.targets import ShardKey
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
+from beam_volumes.volume_plan import VolumePlan, finished_bits
 
 NEURONS = "made://neurons?size=200,150,40&offset=5,-6,7&chunk=64,64,16"
 MEMORY = 50_000_000
@@ -50,20 +51,21 @@ def source() -> Source:
     return describe_source(NEURONS, 0)
 
 
-def plan_of(source: Source, folder: Path, **options: Any) -> ExportPlan:
+def plan_of(source: Source, folder: Path, **options: Any) -> VolumePlan:
     url = f"file://{folder}/seg"
     scale = plan_scale(source, source.box, options.get("chunk", (64, 64, 16)), options.get("encoding"))
     target = plan_target(
         url, scale, "gzip", sharded=options.get("sharded", True), memory_target=options.get("memory", MEMORY)
     )
     claim = inspect_destination(url, {"source": source.url}, resume=True, overwrite=False)
-    return ExportPlan(
+    return VolumePlan(
         claim=claim,
         source=source,
         server=options.get("server"),
         targets=(target,),
         translate=(0, 0, 0),
-        reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
+        base_mip=0,
+        pyramid=plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), MEMORY, (0, 0, 0)),
         fill_missing=False,
         lookahead_bytes=MEMORY // 8,
         inline_bytes=0,
@@ -147,9 +149,9 @@ def test_chunks_and_stored_chunks_have_to_fit_the_memory(source: Source) -> None
     assert len(target.shards) == len(target.chunks) == 4 * 3 * 3
     with pytest.raises(OptionError, match=rf"--chunk_size: expected chunks of at most {needed - 1:,} bytes"):
         plan_target("file:///d", scale, "gzip", sharded=True, memory_target=needed - 1)
-    plan_reading_of(source, scale, (0, 0, 0), 4 * needed)
+    plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), 4 * needed)
     with pytest.raises(OptionError, match=rf"--memory_target: expected at least {4 * needed:,} bytes, four times"):
-        plan_reading_of(source, scale, (0, 0, 0), 4 * needed - 1)
+        plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), 4 * needed - 1)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +171,14 @@ def test_shards_say_how_their_chunks_are_compressed(encoding: str, compression: 
 
 def test_reading_moves_with_the_destination(source: Source) -> None:
     here, there = (
-        plan_reading_of(
-            source, plan_scale(source, source.box.translated(by), (64, 64, 16), None), by, memory_target=4 * 10**6
-        )
+        plan_pyramid_of(
+            source,
+            [plan_scale(source, source.box.translated(by), (64, 64, 16), None)],
+            (),
+            Downsampler("mode", source.data_type),
+            4 * 10**6,
+            by,
+        ).reading
         for by in ((0, 0, 0), (1000, -7, 3))
     )
     assert there.regions.bounds == here.regions.bounds.translated((1000, -7, 3))
@@ -300,7 +307,7 @@ def test_servers_that_do_not_answer_are_named(server: ProofreadingServer, monkey
 # What it will take
 
 
-def encoded_bytes(plan: ExportPlan) -> int:
+def encoded_bytes(plan: VolumePlan) -> int:
     """Encode everything."""
     reader, chunks, size = open_reader(plan.source, fill_missing=False), plan.targets[0].chunks, 0
     for index in range(len(chunks)):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from beam_volumes import payloads as payloads_module
 from beam_volumes.errors import CorruptDataError, DestinationError, SourceError
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import Parcel, ParcelReader, ParcelWriter, read_parcels
+from beam_volumes.parcels import Owner, Parcel, ParcelReader, ParcelWriter, read_parcels
 from beam_volumes.payloads import PackReader, PackWriter, Payload, read_pack_index
 from beam_volumes.storage import Folder
 
@@ -206,16 +206,16 @@ BOXES = [Box.of_shape((4, 4, 4), (4 * i, -4, 8)) for i in range(6)]
 def fill(writer: ParcelWriter) -> None:
     """Two shards; chunk 3 is in two pieces, the later one first."""
     for shard, chunk, box in ((1, 9, 0), (0, 3, 2), (0, 3, 1), (1, 8, 3), (0, 1, 4)):
-        writer.add(shard, chunk, BOXES[box], bytes([box]) * (10 + box))
+        writer.add(Owner(0, shard), chunk, BOXES[box], bytes([box]) * (10 + box))
 
 
 EXPECTED = {
-    0: [(1, [(BOXES[4], b"\4" * 14)]), (3, [(BOXES[1], b"\1" * 11), (BOXES[2], b"\2" * 12)])],
-    1: [(8, [(BOXES[3], b"\3" * 13)]), (9, [(BOXES[0], b"\0" * 10)])],
+    Owner(0, 0): [(1, [(BOXES[4], b"\4" * 14)]), (3, [(BOXES[1], b"\1" * 11), (BOXES[2], b"\2" * 12)])],
+    Owner(0, 1): [(8, [(BOXES[3], b"\3" * 13)]), (9, [(BOXES[0], b"\0" * 10)])],
 }
 
 
-def read_all(folder: Folder, parcels: dict[int, Parcel]) -> dict[int, Any]:
+def read_all(folder: Folder, parcels: dict[Owner, Parcel]) -> dict[Owner, Any]:
     found = {}
     for shard, parcel in parcels.items():
         with ParcelReader(folder.url, [parcel]) as reader:
@@ -240,7 +240,7 @@ def test_parcels_of_several_regions_are_joined(folder: Folder) -> None:
     for region, pieces in enumerate([[(5, 1), (2, 0)], [(5, 0), (7, 2)], []]):
         with ParcelWriter(folder.url, f"region-{region}.pack", 0 if region else 10**9) as out:
             for chunk, box in pieces:
-                out.add(0, chunk, BOXES[box], b"%d%d" % (chunk, box))
+                out.add(Owner(0, 0), chunk, BOXES[box], b"%d%d" % (chunk, box))
             parcels += out.finish({}).values()
     with ParcelReader(folder.url, parcels) as reader:
         assert list(reader.chunks()) == [

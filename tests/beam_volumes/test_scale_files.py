@@ -7,13 +7,15 @@ from pathlib import Path
 import crc32c
 import pytest
 
+from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError
-from beam_volumes.export import ExportPlan, RegionCounts, finished_bits, merge_counts, render_region
-from beam_volumes.export_planning import plan_reading_of, plan_scale, plan_target, source_version
+from beam_volumes.export import render_region
+from beam_volumes.export_planning import plan_pyramid_of, plan_scale, plan_target, source_version
 from beam_volumes.export_report import finish_export, settle
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
+from beam_volumes.rendering import Counts, merge_counts
 from beam_volumes.runs import inspect_destination, receipts, take
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
@@ -21,23 +23,25 @@ from beam_volumes.sources import describe_source
 from beam_volumes.storage import Folder
 from beam_volumes.storage.store import Entry
 from beam_volumes.targets import ShardKey
+from beam_volumes.volume_plan import VolumePlan, finished_bits
 
 MEMORY = 4_000_000
 
 
-def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: str = "raw") -> ExportPlan:
+def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: str = "raw") -> VolumePlan:
     source = describe_source("made://neurons?size=150,90,40&offset=-7,5,3&chunk=64,64,16&dtype=uint32", 0)
     scale = plan_scale(source, source.box, (32, 32, 16), encoding)
     target = plan_target(f"file://{folder}/seg", scale, "gzip", sharded=sharded, memory_target=700_000)
     identity = {"source": source_version(source), "encoding": encoding}
     claim = inspect_destination(target.url, identity, resume=True, overwrite=overwrite, scratch=f"{folder}/scratch/")
-    return ExportPlan(
+    return VolumePlan(
         claim=claim,
         source=source,
         server=None,
         targets=(target,),
         translate=(0, 0, 0),
-        reading=plan_reading_of(source, scale, (0, 0, 0), MEMORY),
+        base_mip=0,
+        pyramid=plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), MEMORY, (0, 0, 0)),
         fill_missing=False,
         lookahead_bytes=0,
         inline_bytes=0,
@@ -46,15 +50,15 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
     )
 
 
-def start(plan: ExportPlan) -> None:
+def start(plan: VolumePlan) -> None:
     take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
 
 
-def work(plan: ExportPlan) -> tuple[RegionCounts, list[WrittenShard]]:
+def work(plan: VolumePlan) -> tuple[Counts, list[WrittenShard]]:
     """Render and assemble all that is not finished."""
     counts, groups = [], defaultdict[ShardKey, list[Parcel]](list)
     for region in range(len(plan.reading.regions)):
-        if plan.needs(plan.region_box(region)):
+        if plan.needs_region(region):
             rendered = render_region(plan, region)
             counts.append(rendered.counts)
             for key, parcel in rendered.parcels.items():
@@ -63,18 +67,18 @@ def work(plan: ExportPlan) -> tuple[RegionCounts, list[WrittenShard]]:
     return merge_counts(counts), written
 
 
-def scale_folder(plan: ExportPlan) -> Path:
+def scale_folder(plan: VolumePlan) -> Path:
     return Path(plan.targets[0].url.removeprefix("file://")) / plan.targets[0].scale.key
 
 
 @pytest.fixture(params=[True, False], ids=["sharded", "unsharded"])
-def plan(request: pytest.FixtureRequest, tmp_path: Path) -> ExportPlan:
+def plan(request: pytest.FixtureRequest, tmp_path: Path) -> VolumePlan:
     plan = plan_of(tmp_path, sharded=request.param)
     start(plan)
     return plan
 
 
-def test_a_whole_scale_passes(plan: ExportPlan) -> None:
+def test_a_whole_scale_passes(plan: VolumePlan) -> None:
     _, written = work(plan)
     assert len(written) > 1
     assert len(list(scale_folder(plan).iterdir())) == (len(written) if plan.targets[0].scale.sharding else 5 * 3 * 3)
@@ -87,7 +91,7 @@ def test_a_whole_scale_passes(plan: ExportPlan) -> None:
     "name",
     ["ff.shard", "0-32_0-32_0-16", "-7-25_5-37_3-18.gz", "25-57_5-37_3-19", "57-89_5-37_3-19.br"],
 )
-def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
+def test_files_of_others_are_named(plan: VolumePlan, name: str) -> None:
     counts, written = work(plan)
     Folder(plan.targets[0].url).write(f"{plan.targets[0].scale.key}/{name}", b"of another run")
     with pytest.raises(
@@ -100,14 +104,14 @@ def test_files_of_others_are_named(plan: ExportPlan, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", "notes", "a/b"])
-def test_files_that_no_reader_looks_for_do_no_harm(plan: ExportPlan, name: str) -> None:
+def test_files_that_no_reader_looks_for_do_no_harm(plan: VolumePlan, name: str) -> None:
     counts, written = work(plan)
     Folder(plan.targets[0].url).write(f"{plan.targets[0].scale.key}/{name}", b"of a file manager")
     finish_export(plan, counts, written, 0.0)
     settle(plan)
 
 
-def test_a_complete_volume_that_was_damaged_is_not_called_complete(plan: ExportPlan) -> None:
+def test_a_complete_volume_that_was_damaged_is_not_called_complete(plan: VolumePlan) -> None:
     finish_export(plan, *work(plan), 0.0)
     settle(plan)
     victim = sorted(scale_folder(plan).iterdir())[0]
@@ -116,7 +120,7 @@ def test_a_complete_volume_that_was_damaged_is_not_called_complete(plan: ExportP
         settle(plan)
 
 
-def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: ExportPlan, tmp_path: Path) -> None:
+def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: VolumePlan, tmp_path: Path) -> None:
     counts, written = work(plan)
     victim = sorted(scale_folder(plan).iterdir())[1]
     whole = victim.read_bytes()
@@ -158,7 +162,7 @@ def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> Non
         finish_export(old, counts, written, 0.0)
 
 
-def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: ExportPlan, tmp_path: Path) -> None:
+def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: VolumePlan, tmp_path: Path) -> None:
     counts, written = work(plan)
     finish_export(plan, counts, written, 0.0)
     report = Folder(plan.targets[0].url).read("report.json")

@@ -60,6 +60,8 @@ def test_the_whole_export_builds_for_dataflow() -> None:
     assert {name for name in names if "/" not in name and not name.startswith("ref_")} == {
         "List regions",
         "Render regions",
+        "Parcels of all levels",
+        "Counts of all levels",
         "Write shards",
         "Finish",
     }

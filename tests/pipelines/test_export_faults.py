@@ -25,8 +25,9 @@ import transforms.export
 import transforms.regions
 import transforms.shards
 from beam_volumes import reading_plan
-from beam_volumes.export import RegionCounts, RenderedRegion, render_region
+from beam_volumes.export import render_region
 from beam_volumes.graphene import Limits
+from beam_volumes.rendering import Counts, Rendered
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard
 from beam_volumes.storage import Folder
 from beam_volumes.testing.chunk_graph import DEMO_TIMES
@@ -142,18 +143,18 @@ def undisturbed(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return files
 
 
-def lose_parcel(result: RenderedRegion) -> RenderedRegion:
+def lose_parcel(result: Rendered) -> Rendered:
     shard = min(result.parcels)
     return result._replace(parcels={k: v for k, v in result.parcels.items() if k != shard})
 
 
-def lose_piece(result: RenderedRegion) -> RenderedRegion:
+def lose_piece(result: Rendered) -> Rendered:
     shard = min(result.parcels)
     parcel = result.parcels[shard]
     return result._replace(parcels={**result.parcels, shard: parcel._replace(table=parcel.pieces[1:].tobytes())})
 
 
-def double_piece(result: RenderedRegion) -> RenderedRegion:
+def double_piece(result: Rendered) -> Rendered:
     shard = min(result.parcels)
     parcel = result.parcels[shard]
     table = np.concatenate([parcel.pieces, parcel.pieces[:1]]).tobytes()
@@ -180,11 +181,11 @@ RENDERED = {
     "a piece is lost": (lose_piece, r"expected every voxel of \d+ chunks once.*0,0,512,"),
     "a piece comes twice": (double_piece, r"expected every voxel of \d+ chunks once"),
     "counts are lost": (
-        lambda result: result._replace(counts=RegionCounts()),
+        lambda result: result._replace(counts=Counts()),
         r"regions: expected 6, came 5; voxels: expected 1572864, came 1310720; pieces: expected \d+, came \d+",
     ),
     "all of a region is lost": (
-        lambda result: result._replace(parcels={}, counts=RegionCounts()),
+        lambda result: result._replace(parcels={}, counts=Counts()),
         r"regions: expected 6, came 5",
     ),
 }
@@ -199,7 +200,7 @@ def goes_on(source: Path, dst: Path, undisturbed: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("change", "message"), RENDERED.values(), ids=RENDERED)
 def test_what_a_region_made_is_lost(
-    change: Callable[[RenderedRegion], RenderedRegion],
+    change: Callable[[Rendered], Rendered],
     message: str,
     whole: Path,
     dst: Path,
@@ -259,8 +260,8 @@ class Changed(transforms.shards.AssembleShards):
         return super().expand(parcels) | "Change" >> beam.FlatMap(_told, self.how == "told twice")
 
 
-def _is_another(element: tuple[int, Any]) -> bool:
-    return element[0] != 3
+def _is_another(element: tuple[tuple[int, int], Any]) -> bool:
+    return element[0] != (0, 3)
 
 
 def _told(shard: WrittenShard, twice: bool) -> list[WrittenShard]:
@@ -286,7 +287,7 @@ def test_a_shard_is_lost_or_comes_twice(
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Changed, "how", how)
-        patch.setattr("pipelines.export.AssembleShards", Changed)
+        patch.setattr("transforms.volume.AssembleShards", Changed)
         assert export(whole, dst, *OPTIONS) == 1
     line = only_error(capsys.readouterr().err)
     assert re.search(message, line)
@@ -567,7 +568,7 @@ def test_a_token_that_is_taken_away(
     monkeypatch.setenv("MY_TOKEN", TOKEN)
     taken = server.statistics.requests["roots_binary"]
 
-    def taken_away(*args: Any) -> RenderedRegion:
+    def taken_away(*args: Any) -> Rendered:
         monkeypatch.setattr(server, "token", "another")
         return render_region(*args)
 
