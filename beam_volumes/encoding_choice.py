@@ -39,6 +39,11 @@ _STEPS: Vec = (839, 687, 563)
 which spreads them evenly however many there are."""
 
 
+_MOST_BLOCKS = 2**24 // (2 + 256 + 1024)
+"""Blocks of compressed_segmentation that are certain to fit a chunk, however varied its voxels are: a header of 2 words
+of 32 bits, 512 values of 16 bits, and a table of 512 ids of 64 bits each. Samples cannot tell of the worst chunk."""
+
+
 @dataclass(frozen=True)
 class SampledVolume:
     """The volume whose mips are to be encoded; `box` in voxels of the mip that is read, in the grid that is written."""
@@ -56,9 +61,22 @@ class Choice:
     encoding: str
     bytes_by_encoding: dict[str, int] = field(default_factory=dict, hash=False)
 
+    def __str__(self) -> str:
+        """Return the encoding and what it was measured against, smallest first, for a plan to print."""
+        sizes = sorted(self.bytes_by_encoding.items(), key=lambda item: item[1])
+        measured = ", ".join(f"{encoding} {size:,}" for encoding, size in sizes)
+        return f"{self.encoding} (bytes of samples: {measured})" if measured else self.encoding
+
 
 def candidates_for(volume: SampledVolume, chunk: Vec) -> list[str]:
-    """Return the encodings of CANDIDATES that can hold chunks of this volume, "raw" at least."""
+    """Return the encodings of CANDIDATES that can hold any chunk of this volume, raw at least.
+
+    Raises:
+        OptionError: no encoding can hold voxels of this type.
+
+    """
+    codecs.check_encoding("raw", volume.layer_type, volume.data_type, volume.num_channels)
+    blocks = math.prod(-(-n // b) for n, b in zip(chunk, codecs.BLOCK_SIZE, strict=True))
     found = []
     for encoding in CANDIDATES:
         try:
@@ -66,7 +84,8 @@ def candidates_for(volume: SampledVolume, chunk: Vec) -> list[str]:
             codecs.check_chunk(encoding, chunk)
         except OptionError:
             continue
-        found.append(encoding)
+        if encoding != "compressed_segmentation" or blocks <= _MOST_BLOCKS:
+            found.append(encoding)
     return found
 
 

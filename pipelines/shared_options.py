@@ -18,6 +18,9 @@ from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from pipelines.options import option
 
+Encodings = tuple[Literal["auto", "raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"], ...]
+"""The type of an option `encoding` that names one for each mip; auto is `beam_volumes.encoding_choice`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:

@@ -119,6 +119,8 @@ def test_an_encoding_that_cannot_hold_a_sample_is_left_out() -> None:
     [
         (("segmentation", "uint64", 1), CHUNK, ["raw", "compressed_segmentation", "compresso"]),
         (("segmentation", "uint16", 1), CHUNK, ["raw", "compresso"]),
+        (("segmentation", "uint64", 1), (256, 256, 96), ["raw", "compressed_segmentation", "compresso"]),
+        (("segmentation", "uint64", 1), (256, 256, 104), ["raw", "compresso"]),
         (("image", "uint8", 1), CHUNK, ["raw", "compresso", "png"]),
         (("image", "uint8", 1), (64, 2000, 1000), ["raw", "compresso"]),
         (("image", "uint8", 3), CHUNK, ["raw"]),
@@ -239,3 +241,22 @@ def test_samples_are_whole_coarse_voxels_of_bounded_size(
         for start, stop, first, end, coarse in zip(*box, *volume.box, total, strict=True):
             assert (start, stop) == (first, end) or (start % coarse, stop % coarse) == (0, 0)
     assert math.prod(total) <= 2**13
+
+
+def test_chunks_that_may_be_chosen_hold_the_most_varied_voxels() -> None:
+    chunk = (256, 256, 96)
+    assert "compressed_segmentation" in candidates_for(
+        SampledVolume(Box.of_shape(chunk), "segmentation", "uint64", 1), chunk
+    )
+    array = np.arange(math.prod(chunk), dtype=np.uint64).reshape((*chunk, 1), order="F")
+    assert len(encode_chunk(array, "compressed_segmentation")) > array.nbytes
+
+
+def test_a_type_that_no_encoding_holds_is_refused() -> None:
+    with pytest.raises(OptionError, match=r"expected voxels of one of the types uint8.*came float64"):
+        candidates_for(SampledVolume(Box.of_shape((8, 8, 8)), "image", "float64", 1), CHUNK)
+
+
+def test_a_choice_tells_what_was_measured() -> None:
+    assert str(Choice("png", {"raw": 12_345, "png": 6_789})) == "png (bytes of samples: png 6,789, raw 12,345)"
+    assert str(Choice("raw")) == "raw"

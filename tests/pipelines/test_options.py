@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_volumes.codecs import ENCODINGS
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from pipelines.option_values import value_type
 from pipelines.options import help_text, identity, option, option_table, options_of, parse
-from pipelines.shared_options import Options, Pyramid, Writing
+from pipelines.shared_options import Encodings, Options, Pyramid, Writing
 
 
 @dataclass(frozen=True)
@@ -420,3 +421,7 @@ def test_factors_of_a_program_are_checked_too() -> None:
         Mixed(src="x", factor=((0, 2, 2),))
     with pytest.raises(OptionError, match=r"--factor: expected numbers from 1, .* came none"):
         Mixed(src="x", factor=())
+
+
+def test_encodings_are_those_that_chunks_can_have() -> None:
+    assert value_type(Encodings).placeholder == "|".join(["auto", *ENCODINGS]) + ";..."
