@@ -12,7 +12,6 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.rendering import Counts
 from beam_volumes.runs import (
-    REPORT,
     Receipt,
     check_claim,
     finish,
@@ -77,7 +76,7 @@ def report(plan: VolumePlan, totals: ExportTotals, started: float, ended: float)
     """Return the content of `report.json`; times are UNIX seconds, durations seconds of all workers together."""
     counts, receipts = totals.counts, totals.receipts
     return {
-        "pipeline": "export",
+        "pipeline": plan.claim.destination.task,
         "source": plan.source.url,
         "destination": plan.claim.url,
         "started": utc(started),
@@ -127,7 +126,7 @@ def _scale(target: Target, receipts: list[Receipt]) -> Json:
 
 def export_provenance(plan: VolumePlan, ended: float) -> Json:
     """Return the content of `provenance`: every option that the bytes depend on, and what the server was asked."""
-    method: Json = {"task": "export", **plan.claim.identity, "fill_missing": plan.fill_missing}
+    method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
     if plan.server:
         method["server_table"] = str(plan.server.table)
         method["timestamp_utc"] = utc(plan.server.question.timestamp)
@@ -161,7 +160,7 @@ def settle(plan: VolumePlan) -> None:
         ConservationError: files are missing, or others than they were.
 
     """
-    report = Folder(plan.claim.url).read_json(REPORT) or {}
+    report = Folder(plan.claim.url).read_json(plan.claim.report) or {}
     _check_files(plan, [Receipt(**shard) for shard in report.get("shards", [])])
     remove_records(plan.claim)
 

@@ -1,6 +1,6 @@
-"""What a run leaves beside the volume that it writes: its claim, its finished shards, its report.
+"""What a run leaves beside what it writes: its claim, its finished shards, its report.
 
-While a run goes on, `.beam_volumes/` in the destination holds
+While a run goes on, its destination's folder of records (`.beam_volumes/` in a new volume) holds
 
 - `claim.json`: whose destination this is. It is created exclusively, so of two different runs one is refused;
 - `finished/KEY/MIP-SHARD.json`: one receipt per finished shard, written after the shard;
@@ -9,29 +9,23 @@ While a run goes on, `.beam_volumes/` in the destination holds
 
 KEY is the claim's: what a run that was replaced has left, or still writes, is never taken for this run's.
 
-When all is done `provenance` and `report.json` are written and the folder is removed.
+When all is done, the destination is committed, the report written and the records are removed.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import posixpath
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from beam_volumes.destinations import CLAIM, RECORDS, Destination, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder, join, normalize
-
-RECORDS = ".beam_volumes"
-REPORT = "report.json"
-_CLAIM = f"{RECORDS}/claim.json"
-_FINISHED = f"{RECORDS}/finished"
-_HOLES = f"{RECORDS}/holes"
 
 
 class Receipt(NamedTuple):
@@ -49,8 +43,7 @@ class Claim:
     """The right to write to a destination.
 
     Attributes:
-        url: the destination.
-        identity: everything that the written bytes depend on, JSON values.
+        identity: everything that the written bytes depend on, JSON values; `task` is the pipeline.
         key: which claim: a run that finds another one in its place stops writing.
         state: "new", "resumed" (an unfinished run of the same identity), "complete" (nothing is left to do), or
             "replaced" (what is there must be removed first).
@@ -58,91 +51,108 @@ class Claim:
 
     """
 
-    url: str
+    destination: Destination
     identity: Json
     key: str
     state: str
     scratch: str
 
     @classmethod
-    def of(cls, url: str, identity: Json, state: str, scratch: str | None, key: str = "") -> Claim:
-        """Return a claim, new where `key` is not given, whose packs are under `scratch` or beside the volume.
+    def of(cls, destination: Destination, identity: Json, state: str, scratch: str | None, key: str = "") -> Claim:
+        """Return a claim, new where `key` is not given, whose packs are under `scratch` or among the records.
 
         Raises:
             OptionError: `scratch` is no place that can be written.
 
         """
         key = key or uuid.uuid4().hex
-        root = normalize(scratch) if scratch else join(url, RECORDS, "scratch")
-        return cls(url, identity, key, state, join(root, key))
+        root = normalize(scratch) if scratch else join(destination.url, destination.records, "scratch")
+        return cls(destination, {"task": destination.task, **identity}, key, state, join(root, key))
+
+    @property
+    def url(self) -> str:
+        """The volume."""
+        return self.destination.url
+
+    @property
+    def report(self) -> str:
+        """The report, below `url`."""
+        return self.destination.report
+
+    @property
+    def records(self) -> str:
+        """The folder of the run's records, below `url`."""
+        return self.destination.records
 
 
 def inspect_destination(
-    url: str, identity: Json, *, resume: bool, overwrite: bool, scratch: str | None = None
+    destination: Destination, identity: Json, *, resume: bool, overwrite: bool, scratch: str | None = None
 ) -> Claim:
-    """Find what a run of `identity` may do with the destination `url`; writes nothing.
+    """Find what a run of `identity` may do with a destination; writes nothing.
 
     An unfinished run of the same identity is resumed unless `resume` is false; anything else that stands there is only
     replaced with `overwrite`.
 
     Raises:
-        OptionError: something else is there, and `overwrite` is not given.
+        OptionError: something else is there, and `overwrite` is not given; or the volume is not to be touched.
         CorruptDataError: the records of the run that is there cannot be read.
 
     """
-    folder = Folder(url)
-    report, claim = _read_record(folder, REPORT), _read_record(folder, _CLAIM)
+    destination.check()
+    wanted = Claim.of(destination, identity, "new", scratch)
+    replaced = Claim.of(destination, identity, "replaced", scratch)
+    folder = Folder(destination.url)
+    report, claim = _read_record(folder, destination.report), _read_record(folder, _claim_file(destination))
     found = claim or report
+    # A run that was killed just after its report has left its claim.
+    unfinished = claim is not None and not (report and report.key == claim.key)
+    own = found is not None and found.identity == wanted.identity
+    if found is not None and not (own and unfinished):
+        if overwrite:
+            return replaced
+        if own and resume:
+            return Claim.of(destination, identity, "complete", scratch, found.key)
+        raise OptionError(_refusal(wanted, found, own=own))
+    if obstacle := destination.obstacle(own=own):
+        if overwrite:
+            return replaced
+        raise OptionError(f"--{destination.option}: {obstacle}: {destination.advice}")
     if found is None:
-        if folder.read("info") is None:
-            return Claim.of(url, identity, "new", scratch)
-        if not overwrite:
-            raise OptionError(
-                f"--dst: expected a place without a volume, but {url}/info exists, without a report of this program: "
-                "choose another place, or replace the volume with --overwrite"
-            )
-    elif found.identity == identity:
-        # A run that was killed just after its report has left its claim.
-        unfinished = claim is not None and not (report and report.key == claim.key)
-        if resume and (unfinished or not overwrite):
-            return Claim.of(url, identity, "resumed" if unfinished else "complete", scratch, found.key)
-        if not unfinished and not overwrite:
-            raise OptionError(
-                f"--resume: expected an unfinished export at {url} to begin anew, but it is complete: leave --resume "
-                "out, or replace the volume with --overwrite"
-            )
-    elif not overwrite:
-        raise OptionError(
-            f"--dst: {url} holds another run: {_differences(found.identity, identity)}; "
-            "choose another place, or replace the volume with --overwrite"
-        )
-    return Claim.of(url, identity, "replaced", scratch)
+        return wanted
+    return Claim.of(destination, identity, "resumed", scratch, found.key) if resume else replaced
 
 
-def take(claim: Claim, info: Json) -> None:
-    """Make the destination this run's own, removing what it replaces, and write its `info`.
+def take(claim: Claim) -> None:
+    """Make the destination this run's own, removing what it replaces, and prepare it.
 
     Raises:
-        DestinationError: another run was faster, or files of chunks stand there without a volume.
+        DestinationError: another run was faster, or files stand there that nothing tells of.
 
     """
-    folder = Folder(claim.url)
-    scales = _scale_folders(info)
-    content = {"key": claim.key, "identity": claim.identity, "info": info, "scratch": claim.scratch}
+    folder, destination = Folder(claim.url), claim.destination
+    content = {
+        "key": claim.key,
+        "identity": claim.identity,
+        "folders": destination.folders,
+        "scratch": claim.scratch,
+    }
     data = json.dumps(content, indent=1).encode()
     if claim.state == "resumed":
         _take_again(claim, data)
     elif claim.state == "replaced":
-        _clear(folder, scales)
+        _clear(claim)
     else:
-        _check_empty(folder, scales)
-    if claim.state != "resumed" and not folder.create(_CLAIM, data):
-        raise DestinationError(
-            f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
-            "wait for it, or choose another place"
-        )
-    _write_json(folder, "info", info)
-    # If another run has replaced this one just now, the info that it finds is wrong, and its commit will say so.
+        _check_empty(destination)
+    if claim.state != "resumed":
+        if not folder.create(_claim_file(destination), data):
+            raise DestinationError(
+                f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
+                "wait for it, or choose another place"
+            )
+        # One that was replaced may have written it late.
+        folder.delete([claim.report])
+    destination.begin(replaced=claim.state == "replaced")
+    # If another run has replaced this one just now, what it finds is wrong, and its commit will say so.
     check_claim(claim)
 
 
@@ -153,7 +163,7 @@ def check_claim(claim: Claim) -> None:
         DestinationError: it is not.
 
     """
-    found = _read_record(Folder(claim.url), _CLAIM)
+    found = _read_record(Folder(claim.url), _claim_file(claim.destination))
     if found is None or found.key != claim.key:
         raise DestinationError(
             f"{claim.url}: expected this run's claim on the destination, but "
@@ -164,7 +174,7 @@ def check_claim(claim: Claim) -> None:
 
 def record(claim: Claim, receipt: Receipt) -> None:
     """Note that a shard is finished."""
-    name = f"{_FINISHED}/{claim.key}/{receipt.mip}-{receipt.shard}.json"
+    name = f"{claim.records}/finished/{claim.key}/{receipt.mip}-{receipt.shard}.json"
     Folder(claim.url).write(name, json.dumps(receipt._asdict()).encode())
 
 
@@ -176,70 +186,62 @@ def receipts(claim: Claim) -> list[Receipt]:
 
     """
     folder = Folder(claim.url)
-    names, wanted = itertools.tee(folder.list(f"{_FINISHED}/{claim.key}/"))
+    names, wanted = itertools.tee(folder.list(f"{claim.records}/finished/{claim.key}/"))
     found = zip(names, folder.read_many(wanted), strict=True)
     return sorted(_receipt(f"{folder.url}/{name}", data) for name, data in found if data is not None)
 
 
 def record_holes(claim: Claim, region: int, holes: list[Box]) -> None:
     """Note the chunks that the source lacks in a region; before anything of the region is written."""
-    Folder(claim.url).write(f"{_HOLES}/{claim.key}/{region}.json", json.dumps({"boxes": holes}).encode())
+    Folder(claim.url).write(f"{claim.records}/holes/{claim.key}/{region}.json", json.dumps({"boxes": holes}).encode())
 
 
 def recorded_holes(claim: Claim) -> list[Box]:
     """Return the chunks that the source lacks, as far as regions were read."""
     folder = Folder(claim.url)
-    found = folder.read_many(folder.list(f"{_HOLES}/{claim.key}/"))
+    found = folder.read_many(folder.list(f"{claim.records}/holes/{claim.key}/"))
     boxes = (values for data in found if data is not None for values in json.loads(data)["boxes"])
     return sorted({Box.of_lists(values) for values in boxes})
 
 
 def is_committed(claim: Claim) -> bool:
     """Whether this run has ended well before: an element that commits it may be tried twice."""
-    report = _read_record(Folder(claim.url), REPORT)
+    report = _read_record(Folder(claim.url), claim.report)
     return report is not None and report.key == claim.key
 
 
 def finish(claim: Claim, provenance: Json, report: Json) -> None:
-    """Commit the run's provenance and report; then only its records are left to remove.
+    """Commit what the run has made and its report; then only its records are left to remove.
 
     Raises:
-        DestinationError: the destination was taken over, its `info` is not this run's, or it cannot be written.
+        DestinationError: the destination was taken over, what stands there is not this run's, or it cannot be written.
 
     """
-    folder = Folder(claim.url)
     check_claim(claim)
-    info, record = folder.read_json("info"), folder.read_json(_CLAIM) or {}
-    if info is None or info != record.get("info"):
-        raise DestinationError(
-            f"{claim.url}: expected the info that this run has written, but it is "
-            f"{'gone' if info is None else 'another'}: give the same command again"
-        )
-    for scale in _scale_folders(info):
-        folder.delete_abandoned(scale)
-    _write_json(folder, "provenance", provenance)
-    check_claim(claim)
-    _write_json(folder, REPORT, {"key": claim.key, "identity": claim.identity, **report})
+    claim.destination.commit(provenance)
+    reported = False
     try:
         check_claim(claim)
+        write_json(Folder(claim.url), claim.report, {"key": claim.key, "identity": claim.identity, **report})
+        reported = True
+        check_claim(claim)
     except DestinationError:
-        # Another run has begun between the last two requests: this report would call its volume complete.
-        if is_committed(claim):
-            folder.delete([REPORT])
+        # Another run has begun between two requests.
+        _retract(claim, reported=reported)
         raise
 
 
 def remove_records(claim: Claim) -> None:
     """Remove what a run kept while it went on: receipts, packs, and last its claim; nothing of another run's."""
-    folder = Folder(claim.url)
-    for records in (_FINISHED, _HOLES):
-        folder.delete_folder(f"{records}/{claim.key}")
+    folder, name = Folder(claim.url), _claim_file(claim.destination)
+    for records in ("finished", "holes"):
+        folder.delete_folder(f"{claim.records}/{records}/{claim.key}")
     Folder(claim.scratch).delete_folder("")
-    record = _read_record(folder, _CLAIM)
+    record = _read_record(folder, name)
     if record and record.key == claim.key:
         if record.scratch != claim.scratch:
             _remove_scratch(record)
-        folder.delete([_CLAIM])
+        folder.delete([name])
     folder.prune(RECORDS)
 
 
@@ -248,7 +250,12 @@ class _Record(NamedTuple):
 
     key: str
     identity: Json
+    folders: list[str]
     scratch: str
+
+
+def _claim_file(destination: Destination) -> str:
+    return f"{destination.records}/{CLAIM}"
 
 
 def _read_record(folder: Folder, name: str) -> _Record | None:
@@ -261,8 +268,9 @@ def _read_record(folder: Folder, name: str) -> _Record | None:
             f"{folder.url}/{name}: expected the record of a run, with its key and identity, came "
             f"{_short(found)}: restore the file, or remove it if it is of no use"
         )
-    scratch = found.get("scratch")
-    return _Record(key, identity, scratch if isinstance(scratch, str) else "")
+    folders, scratch = found.get("folders"), found.get("scratch")
+    folders = inside(folders) if isinstance(folders, list) else []
+    return _Record(key, identity, folders, scratch if isinstance(scratch, str) else "")
 
 
 def _receipt(url: str, data: bytes) -> Receipt:
@@ -282,10 +290,10 @@ def _receipt(url: str, data: bytes) -> Receipt:
 def _take_again(claim: Claim, data: bytes) -> None:
     """Go on with a claim, maybe with another scratch folder: what is in the one before is made anew."""
     check_claim(claim)
-    folder = Folder(claim.url)
-    before = _read_record(folder, _CLAIM)
+    folder, name = Folder(claim.url), _claim_file(claim.destination)
+    before = _read_record(folder, name)
     if before and before.scratch != claim.scratch:
-        folder.write(_CLAIM, data)
+        folder.write(name, data)
         _remove_scratch(before)
 
 
@@ -295,44 +303,56 @@ def _remove_scratch(run: _Record) -> None:
         Folder(run.scratch).delete_folder("")
 
 
-def _write_json(folder: Folder, name: str, content: Json) -> None:
-    folder.write(name, json.dumps(content, indent=1).encode(), content_type="application/json")
+def _clear(claim: Claim) -> None:
+    """Remove what the run replaces, and what stands where it will write.
 
-
-def _clear(folder: Folder, scales: list[str]) -> None:
-    """Remove a volume and its records, and what stands where `scales` will be.
-
-    The claim goes first, so that a run still going on stops writing, and `info` last: whoever is killed on the way
-    leaves a volume that is refused, not one that seems to be new.
+    First the claim becomes nobody's, so that a run still going on stops writing. It tells what is to be removed:
+    whoever is killed on the way leaves a destination that is refused, not one that seems to be new.
     """
-    before = _scale_folders(folder.read_json("info") or {})
-    run = _read_record(folder, _CLAIM)
-    folder.delete([_CLAIM, REPORT])
+    folder, destination = Folder(claim.url), claim.destination
+    name = _claim_file(destination)
+    run = _read_record(folder, name)
+    folders = sorted({*destination.standing(), *destination.folders, *(run.folders if run else [])})
+    content = {"key": uuid.uuid4().hex, "identity": {"replaced_by": claim.identity}, "folders": folders}
+    folder.write(name, json.dumps(content, indent=1).encode())
+    folder.delete([claim.report])
     if run:
         _remove_scratch(run)
-    folder.delete_folder(RECORDS)
-    for scale in sorted({*before, *scales}):
-        folder.delete_folder(scale)
-    folder.delete(["provenance"])
-    folder.delete(["info"])
+    destination.clear(folders)
 
 
-def _check_empty(folder: Folder, scales: list[str]) -> None:
-    for scale in scales:
-        found = next(folder.list(f"{scale}/"), None)
+def _retract(claim: Claim, *, reported: bool) -> None:
+    """Take back what a run has committed that another one is replacing; what is complete stays."""
+    folder = Folder(claim.url)
+    found = _read_record(folder, _claim_file(claim.destination))
+    if found is not None and found.key != claim.key:
+        claim.destination.retract()
+    if reported and (found is None or found.key != claim.key) and is_committed(claim):
+        folder.delete([claim.report])
+
+
+def _check_empty(destination: Destination) -> None:
+    for name in destination.folders:
+        found = next(Folder(destination.url).list(f"{name}/"), None)
         if found is not None:
             raise DestinationError(
-                f"{folder.url}: expected a place without a volume, but there is {found}, though no info: remove "
-                f"{folder.url}/{scale}, or choose another place"
+                f"{destination.url}: expected nothing in {name}, but there is {found}, though no info lists it: remove "
+                f"{destination.url}/{name} if it is of no use, or choose another place"
             )
 
 
-def _scale_folders(info: Json) -> list[str]:
-    """Return the folders of the scales of a volume; those elsewhere (`../other/8_8_8` is legal) are another's."""
-    scales = info.get("scales")
-    keys = [s.get("key") for s in scales if isinstance(s, dict)] if isinstance(scales, list) else []
-    paths = [posixpath.normpath(key) for key in keys if isinstance(key, str) and "://" not in key]
-    return [path for path in paths if path.split("/")[0] not in ("", ".", "..")]
+def _refusal(wanted: Claim, found: _Record, *, own: bool) -> str:
+    """Return why a run is refused that finds another one, or itself, complete."""
+    destination = wanted.destination
+    if own:
+        return (
+            f"--resume: expected an unfinished {destination.task} at {wanted.url} to begin anew, but it is complete: "
+            "leave --resume out, or replace what it has written with --overwrite"
+        )
+    return (
+        f"--{destination.option}: {wanted.url} holds another run: {_differences(found.identity, wanted.identity)}; "
+        f"{destination.advice}"
+    )
 
 
 def _differences(before: Json, now: Json) -> str:

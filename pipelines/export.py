@@ -14,7 +14,7 @@ from typing import Literal
 import apache_beam as beam
 
 from beam_volumes import export_planning as planning
-from beam_volumes.downsampling import Downsampler
+from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import OptionError
 from beam_volumes.export_estimate import summary
 from beam_volumes.export_report import settle
@@ -23,18 +23,19 @@ from beam_volumes.places import destination, is_proofreading, writable
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
+from beam_volumes.scale_planning import plan_mips
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
 from beam_volumes.volume_plan import VolumePlan, finished_bits
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Reading, Running, Writing
+from pipelines.shared_options import EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
 from transforms.pool import Execution
 from transforms.volume import write_volume
 
 
-@dataclass(frozen=True)
-class Config(Reading, Writing, Running):
+@dataclass(frozen=True, kw_only=True)
+class Config(Pyramid, EncodingLevel, Reading, Writing, Running):
     """The options of an export."""
 
     src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")
@@ -44,8 +45,13 @@ class Config(Reading, Writing, Running):
     agglomerate: bool = option("Export root ids of a graphene:// volume; false exports its supervoxels.", True)
     stop_layer: int | None = option("Export the ids of this layer (2 is level 2) instead of root ids.", None, least=2)
     chunk_size: Vec = option("Shape of a chunk, voxels.", (128, 128, 32), least=1)
-    encoding: Literal["raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"] | None = option(
-        "Encoding of chunks; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.", None
+    encoding: Encodings | None = option(
+        "Encoding of chunks, mip by mip, the last one for all that follow; auto is the smallest lossless one that "
+        "Neuroglancer reads; by default compressed_segmentation for ids of 32 and 64 bits, and raw for the rest.",
+        None,
+    )
+    num_mips: int | Literal["auto"] = option(
+        "Coarser mips to make as well; auto goes on until the volume fits one chunk.", 0, least=0
     )
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
@@ -86,35 +92,38 @@ def plan(config: Config, setting: Setting) -> Job:
     source = describe_source(config.src, config.mip, graph)
     setting.check_reachable([("src", source.voxels_url)], None)
     bounds = planning.bounds_in(source, config.bounds)
-    scale = planning.plan_scale(source, bounds.translated(config.translate), config.chunk_size, config.encoding)
     url = destination(config.dst, source)
-    target = planning.plan_target(
-        url, scale, config.compress, sharded=config.sharded, memory_target=config.memory_target
-    )
-    facts = {**identity(config), "source_version": planning.source_version(source)}
+    options = mip_options(config, config.chunk_size)
+    mips = plan_mips(source, bounds.translated(config.translate), options, config.translate)
+    targets = mips.targets(url, options, 0)
+    facts = {
+        **identity(config),
+        "source_version": planning.source_version(source),
+        "encodings": [target.scale.encoding for target in targets],
+    }
     scratch = config.scratch and writable("scratch", config.scratch)
-    claim = inspect_destination(target.url, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
+    info = volume_info(source.info, source.layer_type, [target.scale for target in targets], clean=config.clean_info)
+    claim = inspect_destination(
+        NewVolume(url, info), facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch
+    )
     planning.check_holes(claim, fill_missing=config.fill_missing)
     export = VolumePlan(
         claim=claim,
         source=source,
         server=server,
-        targets=(target,),
+        targets=targets,
         translate=config.translate,
         base_mip=0,
-        pyramid=planning.plan_pyramid_of(
-            source, [scale], (), Downsampler("mode", source.data_type), config.memory_target, config.translate
-        ),
+        pyramid=mips.pyramid(source, options, config.translate),
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
-        finished=finished_bits((target,), finished_shards(claim, (target,))),
+        finished=finished_bits(targets, finished_shards(claim, targets)),
     )
     return Job(
         claim=claim,
-        info=volume_info(source.info, source.layer_type, [target.scale], clean=config.clean_info),
-        summary=partial(summary, export),
+        summary=partial(summary, export, mips.choices),
         stages={k: v for k, v in export.planned.items() if k != "voxels"},
         build=partial(build, export),
         settle=partial(settle, export),

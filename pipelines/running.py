@@ -26,8 +26,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_volumes.errors import DestinationError, VolumeError
 from beam_volumes.places import check_for_workers
-from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import REPORT, Claim, is_committed, take
+from beam_volumes.runs import Claim, is_committed, take
 from beam_volumes.storage import Folder
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
@@ -70,7 +69,6 @@ class Job:
 
     Attributes:
         claim: on the destination, not yet taken.
-        info: the destination's info.
         summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
         stages: elements planned by stage, for the progress bars.
         build: wires the graph.
@@ -81,7 +79,6 @@ class Job:
     """
 
     claim: Claim
-    info: Json
     summary: Callable[[], list[tuple[str, str]]]
     stages: dict[str, int]
     build: Callable[[beam.Pipeline, Execution], None]
@@ -120,7 +117,7 @@ def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Seq
             # It may have been killed just after its report.
             job.settle()
             return _show_report(job.claim)
-        take(job.claim, job.info)
+        take(job.claim)
         return _run_locally(job, options) if local else _launch(job, options)
     except VolumeError as error:
         return _fail(error, 1)
@@ -195,17 +192,17 @@ def _launch(job: Job, options: PipelineOptions) -> int:
     pipeline = beam.Pipeline(options=options)
     job.build(pipeline, Execution(1, None))
     result = pipeline.run()
-    _say(f"launched: {job.claim.url} is complete when {REPORT} stands in it; state now: {result.state}")
+    _say(f"launched: {job.claim.url} is complete when {job.claim.report} stands in it; state now: {result.state}")
     return 0
 
 
 def _show_report(claim: Claim) -> int:
     """Print the summary of what stands in the destination."""
-    report = Folder(claim.url).read_json(REPORT)
+    report = Folder(claim.url).read_json(claim.report)
     if report is None:
         raise DestinationError(
-            f"{claim.url}: expected {REPORT} at the end of the run, but it is gone: somebody has removed the volume, "
-            "or begun to replace it"
+            f"{claim.url}: expected {claim.report} at the end of the run, but it is gone: somebody has removed what "
+            "was written, or begun to replace it"
         )
     print_rows("done", report_rows(report))
     print(f"{claim.url} is complete")

@@ -33,14 +33,20 @@ def print_rows(title: str, rows: list[tuple[str, str]]) -> None:
 
 def report_rows(report: Json) -> list[tuple[str, str]]:
     """Return what is printed of the content of `report.json`."""
-    rows = [("wall seconds", _text(report["wall_seconds"]))]
+    rows, scales = [("wall seconds", _text(report["wall_seconds"]))], report.get("scales", [])
     for part, counts in {**report["stages"], "server": report.get("server", {})}.items():
         rows += [(f"{part}: {name.replace('_', ' ')}", _text(value)) for name, value in counts.items()]
     return [
         *rows,
+        *(_scale_row(scale) for scale in scales if len(scales) > 1),
         ("peak memory of a worker, bytes", _text(report["peak_memory_bytes"])),
         ("holes", _text(len(report["holes"]))),
     ]
+
+
+def _scale_row(scale: Json) -> tuple[str, str]:
+    parts = [f"{scale[name]:,} {name}" for name in ("chunks", "shards", "bytes")]
+    return f"mip {scale['mip']}, {scale['key']}", f"{', '.join(parts)}, {scale['encoding']}"
 
 
 def _text(value: Any) -> str:

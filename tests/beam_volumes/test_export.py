@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from beam_volumes import export as export_module
 from beam_volumes.codecs import DATA_TYPES, Array, check_encoding
+from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError, OptionError
 from beam_volumes.export import render_region
@@ -81,7 +82,8 @@ def plan_of(source: Source, url: str, **options: Any) -> VolumePlan:
     scale = plan_scale(source, box.translated(o["translate"]), o["chunk"], o["encoding"])
     target = plan_target(url, scale, o["compress"], sharded=o["sharded"], memory_target=o["memory"])
     identity = {"source": source_version(source), "encoding": o["encoding"]}
-    claim = inspect_destination(url, identity, resume=o["resume"], overwrite=False)
+    destination = NewVolume(url, volume_info(source.info, "segmentation", [target.scale], clean=True))
+    claim = inspect_destination(destination, identity, resume=o["resume"], overwrite=False)
     pyramid = plan_pyramid_of(source, [scale], (), Downsampler("mode", source.data_type), MEMORY, o["translate"])
     if o["region"]:
         reading = pyramid.reading
@@ -103,7 +105,7 @@ def plan_of(source: Source, url: str, **options: Any) -> VolumePlan:
 
 
 def start(plan: VolumePlan) -> None:
-    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
+    take(plan.claim)
 
 
 def render(plan: VolumePlan, regions: list[int]) -> tuple[Counts, dict[ShardKey, list[Parcel]]]:
@@ -121,7 +123,7 @@ def needed(plan: VolumePlan) -> list[int]:
 
 
 def assemble(plan: VolumePlan, groups: dict[ShardKey, list[Parcel]]) -> list[WrittenShard]:
-    return [assemble_shard(plan.claim, plan.target(k.mip), k.shard, p) for k, p in groups.items()]
+    return [assemble_shard(plan.claim, plan.targets[k.mip], k.shard, p) for k, p in groups.items()]
 
 
 def run(plan: VolumePlan, shuffle: int = 0) -> None:
@@ -279,7 +281,7 @@ def test_a_lost_parcel_fails_its_shard_naming_the_chunk(source: Source, tmp_path
     key, parcels = next(iter(groups.items()))
     assert len(parcels) > 1
     with pytest.raises(ConservationError, match=r"chunks that are not whole: \d+,.*give the same command again"):
-        assemble_shard(plan.claim, plan.target(key.mip), key.shard, parcels[1:])
+        assemble_shard(plan.claim, plan.targets[key.mip], key.shard, parcels[1:])
 
 
 def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Path) -> None:
@@ -288,7 +290,7 @@ def test_a_parcel_that_comes_twice_fails_its_shard(source: Source, tmp_path: Pat
     _, groups = render(plan, needed(plan))
     key, parcels = next(iter(groups.items()))
     with pytest.raises(ConservationError, match=r"expected every voxel of .* once"):
-        assemble_shard(plan.claim, plan.target(key.mip), key.shard, [*parcels, parcels[0]])
+        assemble_shard(plan.claim, plan.targets[key.mip], key.shard, [*parcels, parcels[0]])
 
 
 def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) -> None:

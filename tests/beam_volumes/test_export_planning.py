@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from beam_volumes.codecs import compress, encode_chunk
+from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import AuthorizationError, OptionError, ServerError, SourceError
 from beam_volumes.export_estimate import PROCESS_BYTES, estimate, memory_per_worker, summary
@@ -57,7 +58,7 @@ def plan_of(source: Source, folder: Path, **options: Any) -> VolumePlan:
     target = plan_target(
         url, scale, "gzip", sharded=options.get("sharded", True), memory_target=options.get("memory", MEMORY)
     )
-    claim = inspect_destination(url, {"source": source.url}, resume=True, overwrite=False)
+    claim = inspect_destination(NewVolume(url, {"scales": []}), {"source": source.url}, resume=True, overwrite=False)
     return VolumePlan(
         claim=claim,
         source=source,

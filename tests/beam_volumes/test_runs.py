@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import pytest
 
+from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
@@ -29,9 +31,10 @@ from beam_volumes.runs import (
 )
 from beam_volumes.storage import Folder
 
-IDENTITY: Json = {"src": "made://neurons?size=9,9,9", "mip": 0, "chunk_size": [64, 64, 32]}
+IDENTITY: Json = {"task": "export", "src": "made://neurons?size=9,9,9", "mip": 0, "chunk_size": [64, 64, 32]}
 OTHER: Json = {**IDENTITY, "mip": 2, "timestamp": 1_700_000_000}
 INFO: Json = {"@type": "neuroglancer_multiscale_volume", "scales": [{"key": "8_8_8"}]}
+IMAGE: Json = {**INFO, "type": "image"}
 
 
 @pytest.fixture
@@ -46,8 +49,10 @@ def inspect(
     resume: bool = True,
     overwrite: bool = False,
     scratch: str | None = None,
+    info: Json = INFO,
 ) -> Claim:
-    return inspect_destination(url, identity, resume=resume, overwrite=overwrite, scratch=scratch)
+    destination = NewVolume(url, info)
+    return inspect_destination(destination, identity, resume=resume, overwrite=overwrite, scratch=scratch)
 
 
 def ended(claim: Claim, provenance: Json | None = None, report: Json | None = None) -> None:
@@ -57,7 +62,7 @@ def ended(claim: Claim, provenance: Json | None = None, report: Json | None = No
 
 def taken(url: str, identity: Json = IDENTITY, **options: Any) -> Claim:
     claim = inspect(url, identity, **options)
-    take(claim, INFO)
+    take(claim)
     return claim
 
 
@@ -78,11 +83,11 @@ def test_a_claim_is_new_then_resumed_then_complete(url: str) -> None:
     first = inspect(url)
     assert (first.state, first.url, first.identity) == ("new", url, IDENTITY)
     assert names(url) == [], "looking writes nothing"
-    take(first, INFO)
+    take(first)
     assert Folder(url).read_json("info") == INFO
     resumed = inspect(url)
     assert resumed == replace(first, state="resumed")
-    take(resumed, INFO)
+    take(resumed)
     ended(resumed, {"sources": ["a"]}, {"pipeline": "export"})
     assert names(url) == ["info", "provenance", "report.json"]
     assert inspect(url) == replace(first, state="complete")
@@ -121,11 +126,11 @@ def test_overwriting_removes_old_scales_and_records_and_keeps_the_rest(url: str)
     folder = Folder(url)
     folder.write(".beam_volumes/finished/left/0.json", b"{}")
     folder.write("mesh/info", b"{}")
-    second = inspect(url, OTHER, overwrite=True)
+    second = inspect(url, OTHER, overwrite=True, info={"scales": [{"key": "16_16_16"}]})
     assert second.state == "replaced"
     assert second.key != first.key
     assert "8_8_8/0.shard" in names(url), "looking removes nothing"
-    take(second, {"scales": [{"key": "16_16_16"}]})
+    take(second)
     assert names(url) == [".beam_volumes/claim.json", "info", "mesh/info"]
     assert receipts(second) == []
 
@@ -154,8 +159,8 @@ def test_a_scale_that_stands_elsewhere_is_not_removed_with_its_volume(url: str, 
 def test_chunks_without_a_volume_are_refused(url: str) -> None:
     Folder(url).write("8_8_8/0-64_0-64_0-64", b"voxels")
     claim = inspect(url)
-    with pytest.raises(DestinationError, match=r"there is 8_8_8/0-64_0-64_0-64, though no info: remove .*/8_8_8"):
-        take(claim, INFO)
+    with pytest.raises(DestinationError, match=r"is 8_8_8/0-64_0-64_0-64, though no info lists it: remove .*/8_8_8"):
+        take(claim)
     assert names(url) == ["8_8_8/0-64_0-64_0-64"]
 
 
@@ -182,7 +187,7 @@ def test_a_run_killed_while_it_clears_leaves_no_place_that_seems_new(
         patch.setattr(Folder, "delete_folder", dying(Folder.delete_folder))
         patch.setattr(Folder, "create", dying(Folder.create))
         with pytest.raises(KeyboardInterrupt):
-            take(claim, INFO)
+            take(claim)
     if calls < 5:
         with pytest.raises(OptionError, match="choose another place, or replace the volume with --overwrite"):
             inspect(url, OTHER)
@@ -198,7 +203,7 @@ def test_of_many_claims_at_once_one_wins(url: str) -> None:
     def attempt(claim: Claim) -> bool:
         barrier.wait()
         try:
-            take(claim, INFO)
+            take(claim)
         except DestinationError as error:
             refusals.append(str(error))
             return False
@@ -223,7 +228,7 @@ def test_of_many_that_overwrite_at_once_one_goes_on(url: str) -> None:
     def attempt(claim: Claim) -> None:
         barrier.wait()
         try:
-            take(claim, INFO)
+            take(claim)
         except DestinationError:
             return
 
@@ -243,11 +248,7 @@ def test_a_run_whose_claim_was_overwritten_can_neither_go_on_nor_finish(url: str
     first = taken(url)
     looked = inspect(url)
     second = taken(url, OTHER, overwrite=True)
-    for attempt in (
-        lambda: check_claim(first),
-        lambda: take(looked, INFO),
-        lambda: finish(first, {}, {}),
-    ):
+    for attempt in (partial(check_claim, first), partial(take, looked), partial(finish, first, {}, {})):
         with pytest.raises(DestinationError, match="another run has taken it over: nothing more is written"):
             attempt()
     check_claim(second)
@@ -350,26 +351,23 @@ def test_a_volume_without_info_is_not_committed(url: str) -> None:
     Folder(url).delete(["info"])
     with pytest.raises(DestinationError, match="expected the info that this run has written, but it is gone"):
         finish(claim, {}, {})
-    take(inspect(url), INFO)
+    take(inspect(url))
     ended(claim)
     assert names(url) == ["info", "provenance", "report.json"]
 
 
 def test_a_complete_volume_is_begun_anew_only_with_overwrite(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/seg"
-    claim = inspect_destination(url, {"a": 1}, resume=True, overwrite=False)
-    take(claim, {"scales": []})
+    claim = taken(url, {"a": 1})
     ended(claim)
     with pytest.raises(OptionError, match=r"--resume: expected an unfinished export .* complete: .*--overwrite"):
-        inspect_destination(url, {"a": 1}, resume=False, overwrite=False)
-    assert inspect_destination(url, {"a": 1}, resume=False, overwrite=True).state == "replaced"
+        inspect(url, {"a": 1}, resume=False)
+    assert inspect(url, {"a": 1}, resume=False, overwrite=True).state == "replaced"
 
 
 def take_over(url: str) -> Claim:
     """Do what another run with --overwrite does, up to its claim."""
-    claim = inspect(url, OTHER, overwrite=True)
-    take(claim, {**INFO, "type": "image"})
-    return claim
+    return taken(url, OTHER, overwrite=True, info=IMAGE)
 
 
 @pytest.mark.parametrize("moment", ["provenance", "report.json"])
@@ -401,8 +399,8 @@ def test_an_info_that_a_replaced_run_has_written_late_is_found(url: str, monkeyp
 
     def slow_write(folder: Folder, name: str, data: bytes, **options: Any) -> None:
         if name == "info" and not others:
-            others.append(inspect(url, OTHER, overwrite=True))
-            take(others[0], {**INFO, "type": "image"})
+            others.append(inspect(url, OTHER, overwrite=True, info=IMAGE))
+            take(others[0])
         write(folder, name, data, **options)
 
     monkeypatch.setattr(Folder, "write", slow_write)
@@ -410,23 +408,23 @@ def test_an_info_that_a_replaced_run_has_written_late_is_found(url: str, monkeyp
         taken(url)
     with pytest.raises(DestinationError, match="expected the info that this run has written, but it is another"):
         finish(others[0], {}, {})
-    take(inspect(url, OTHER), {**INFO, "type": "image"})
+    take(inspect(url, OTHER, info=IMAGE))
     ended(others[0])
     assert (Folder(url).read_json("info") or {})["type"] == "image"
 
 
 def test_the_scratch_of_a_replaced_or_moved_run_is_removed(url: str, tmp_path: Path) -> None:
     claim = inspect(url, scratch=f"{tmp_path}/a")
-    take(claim, INFO)
+    take(claim)
     Folder(claim.scratch).write("region-0.pack", b"pack")
     (tmp_path / "a/mine").write_bytes(b"keep")
     moved = inspect(url, scratch=f"{tmp_path}/b")
     assert (moved.state, moved.key) == ("resumed", claim.key)
-    take(moved, INFO)
+    take(moved)
     Folder(moved.scratch).write("region-0.pack", b"pack")
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["mine"]
     replaced = inspect(url, OTHER, overwrite=True)
-    take(replaced, INFO)
+    take(replaced)
     assert list((tmp_path / "b").iterdir()) == []
     Folder(replaced.scratch).write("region-0.pack", b"pack")
     ended(replaced)

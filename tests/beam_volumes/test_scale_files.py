@@ -7,6 +7,7 @@ from pathlib import Path
 import crc32c
 import pytest
 
+from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError
 from beam_volumes.export import render_region
@@ -33,7 +34,8 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
     scale = plan_scale(source, source.box, (32, 32, 16), encoding)
     target = plan_target(f"file://{folder}/seg", scale, "gzip", sharded=sharded, memory_target=700_000)
     identity = {"source": source_version(source), "encoding": encoding}
-    claim = inspect_destination(target.url, identity, resume=True, overwrite=overwrite, scratch=f"{folder}/scratch/")
+    destination = NewVolume(target.url, volume_info(source.info, "segmentation", [target.scale], clean=True))
+    claim = inspect_destination(destination, identity, resume=True, overwrite=overwrite, scratch=f"{folder}/scratch/")
     return VolumePlan(
         claim=claim,
         source=source,
@@ -51,7 +53,7 @@ def plan_of(folder: Path, *, sharded: bool, overwrite: bool = False, encoding: s
 
 
 def start(plan: VolumePlan) -> None:
-    take(plan.claim, volume_info(plan.source.info, "segmentation", [plan.targets[0].scale], clean=True))
+    take(plan.claim)
 
 
 def work(plan: VolumePlan) -> tuple[Counts, list[WrittenShard]]:
@@ -63,7 +65,7 @@ def work(plan: VolumePlan) -> tuple[Counts, list[WrittenShard]]:
             counts.append(rendered.counts)
             for key, parcel in rendered.parcels.items():
                 groups[key].append(parcel)
-    written = [assemble_shard(plan.claim, plan.target(k.mip), k.shard, p) for k, p in groups.items()]
+    written = [assemble_shard(plan.claim, plan.targets[k.mip], k.shard, p) for k, p in groups.items()]
     return merge_counts(counts), written
 
 

@@ -3,6 +3,7 @@ import importlib.util
 import apache_beam as beam
 import pytest
 
+from beam_volumes.destinations import Destination
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import Claim
 from pipelines.beam_options import beam_options, is_local, workers_at_most
@@ -34,8 +35,8 @@ DATAFLOW = [
 def empty_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     """Find nothing at any destination, without asking Google Cloud."""
 
-    def find(url: str, identity: Json, *, scratch: str | None, **_: bool) -> Claim:
-        return Claim.of(url, identity, "new", scratch)
+    def find(destination: Destination, identity: Json, *, scratch: str | None, **_: bool) -> Claim:
+        return Claim.of(destination, identity, "new", scratch)
 
     monkeypatch.setattr("pipelines.export.inspect_destination", find)
 

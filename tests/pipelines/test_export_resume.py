@@ -517,7 +517,7 @@ def take_over(dst: Path, options: list[str]) -> None:
     """Claim the destination for another export, as its process would at this moment."""
     arguments = [f"--src={VOLUME}", f"--dst=file://{dst}", *options, "--overwrite"]
     job = plan(parse(Config, arguments)[0], Setting(local=True, workers=1, inline_bytes=0))
-    runs.take(job.claim, job.info)
+    runs.take(job.claim)
 
 
 def test_a_run_stops_when_another_takes_its_place(

@@ -74,3 +74,14 @@ def test_a_report_is_told_in_rows() -> None:
     ]
     del report["server"]
     assert ("shards: done", "3") in report_rows(report)
+
+
+def test_each_of_several_scales_is_told_in_a_row() -> None:
+    scale = {"mip": 3, "key": "64_64_40", "encoding": "raw", "chunks": 1000, "shards": 4, "bytes": 20000}
+    report = {"wall_seconds": 1, "stages": {}, "peak_memory_bytes": 0, "holes": [], "scales": [scale]}
+    assert len(report_rows(report)) == 3, "one scale is told with its stages"
+    report["scales"] = [scale, {**scale, "mip": 4, "key": "128_128_40"}]
+    assert report_rows(report)[1:3] == [
+        ("mip 3, 64_64_40", "1,000 chunks, 4 shards, 20,000 bytes, raw"),
+        ("mip 4, 128_128_40", "1,000 chunks, 4 shards, 20,000 bytes, raw"),
+    ]
