@@ -80,6 +80,15 @@ class NewScales:
             return None
         return f"expected no coarser mips than {self.mip} in {self.url}/info, came {_keys(coarser)}"
 
+    def lacking(self) -> str | None:
+        """Look whether `info` still lists the scales; there may be coarser ones by now."""
+        _, coarser = self._read()
+        if coarser[: len(self.scales)] == [*self.scales]:
+            return None
+        return (
+            f"expected {_keys(self.scales)} in {self.url}/info, as {self.report} says, came {_keys(coarser) or 'none'}"
+        )
+
     def standing(self) -> list[str]:
         """Those of the scales coarser than `mip`."""
         return folders_of(self._read()[1])
@@ -201,6 +210,10 @@ class DerivedFiles:
         if not found:
             return None
         return f"expected no files of {self.task} in {self.url}, but there is {found[0]}, without a report"
+
+    def lacking(self) -> str | None:
+        """Say nothing: files are seen where they stand."""
+        return None
 
     def standing(self) -> list[str]:
         """None."""

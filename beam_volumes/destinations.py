@@ -75,6 +75,9 @@ class Destination(Protocol):
         `own`: there is an unfinished run of the same identity, whose work is no obstacle.
         """
 
+    def lacking(self) -> str | None:
+        """Return what was expected and what came, if what a complete run has made visible is so no longer."""
+
     def standing(self) -> list[str]:
         """Return the folders to remove, with those of the run itself, where it replaces what stands."""
 
@@ -125,6 +128,12 @@ class NewVolume:
         if own or not Folder(self.url).exists("info"):
             return None
         return f"expected a place without a volume, but {self.url}/info exists, without a report of this program"
+
+    def lacking(self) -> str | None:
+        """Look for `info`; its scales may be more by now."""
+        if Folder(self.url).exists("info"):
+            return None
+        return f"expected a volume at {self.url}, as {self.report} says, but its info is gone"
 
     def standing(self) -> list[str]:
         """Those of the scales of the volume that stands there."""

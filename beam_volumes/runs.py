@@ -111,6 +111,8 @@ def inspect_destination(
         if overwrite:
             return replaced
         if own and resume:
+            if lacking := destination.lacking():
+                raise OptionError(f"--{destination.option}: {lacking}: {destination.advice}")
             return Claim.of(destination, identity, "complete", scratch, found.key)
         raise OptionError(_refusal(wanted, found, own=own))
     if obstacle := destination.obstacle(own=own):

@@ -210,6 +210,18 @@ def test_a_complete_downsampling_is_made_anew_only_with_overwrite(url: str) -> N
     assert inspect(scales(url)).state == "complete"
 
 
+@pytest.mark.parametrize("left", [[], OTHERS, NEW[:1]], ids=["none", "others", "one"])
+def test_scales_that_info_does_not_list_any_more_are_not_called_complete(url: str, left: list[Json]) -> None:
+    ended(taken(scales(url)))
+    put_info(url, FINER + left)
+    with pytest.raises(
+        OptionError, match=r"--layer: expected 32_32_8, 64_64_8 in .*, as 32_32_8/report\.json says, came"
+    ):
+        inspect(scales(url))
+    ended(taken(scales(url), over=True))
+    assert listed(url) == ["8_8_8", "16_16_8", "32_32_8", "64_64_8"]
+
+
 def test_files_where_a_scale_will_be_are_refused(url: str) -> None:
     Folder(url).write("64_64_8/0.shard", b"of nobody")
     with pytest.raises(DestinationError, match=r"expected nothing in 64_64_8, but there is 64_64_8/0.shard, though"):

@@ -365,6 +365,24 @@ def test_a_complete_volume_is_begun_anew_only_with_overwrite(tmp_path: Path) -> 
     assert inspect(url, {"a": 1}, resume=False, overwrite=True).state == "replaced"
 
 
+def test_a_complete_volume_without_info_is_not_called_complete(url: str) -> None:
+    finished(url)
+    Folder(url).delete(["info"])
+    with pytest.raises(OptionError, match=rf"--dst: expected a volume at {url}, .* info is gone: .*with --overwrite"):
+        inspect(url)
+    ended(taken(url, overwrite=True))
+    assert inspect(url).state == "complete"
+
+
+def test_runs_of_two_pipelines_are_never_the_same(url: str) -> None:
+    claim = inspect(url, {"layer": "seg"})
+    assert claim.identity == {"task": "export", "layer": "seg"}
+    take(claim)
+    other = replace(claim.destination, task="release")
+    with pytest.raises(OptionError, match='holds another run: task was "export", now "release"'):
+        inspect_destination(other, {"layer": "seg"}, resume=True, overwrite=False)
+
+
 def take_over(url: str) -> Claim:
     """Do what another run with --overwrite does, up to its claim."""
     return taken(url, OTHER, overwrite=True, info=IMAGE)
