@@ -378,7 +378,7 @@ def test_runs_of_two_pipelines_are_never_the_same(url: str) -> None:
     claim = inspect(url, {"layer": "seg"})
     assert claim.identity == {"task": "export", "layer": "seg"}
     take(claim)
-    other = replace(claim.destination, task="release")
+    other = NewVolume(url, INFO, task="release")
     with pytest.raises(OptionError, match='holds another run: task was "export", now "release"'):
         inspect_destination(other, {"layer": "seg"}, resume=True, overwrite=False)
 
