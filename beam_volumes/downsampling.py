@@ -19,10 +19,9 @@ Methods:
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_volumes.codecs import DATA_TYPES, Array
-from beam_volumes.errors import ConservationError, OptionError
+from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 
 if TYPE_CHECKING:
@@ -105,6 +104,16 @@ class Downsampler:
             raise OptionError(f"expected data of type {', '.join(DATA_TYPES)}; came {self.data_type}")
         if self.sparse and self.method != "mode":
             raise OptionError(f"--sparse: expected --method=mode, came {self.method}, which counts no labels")
+
+    def check(self, factor: Vec) -> None:
+        """Refuse a mip that is coarser than mip 0 by more than can be averaged exactly.
+
+        Raises:
+            OptionError: so it is.
+
+        """
+        if self.method == "average" and math.prod(factor) > MOST_VOXELS:
+            raise OptionError(f"--factor: expected averages of at most {MOST_VOXELS} voxels of mip 0, came {factor}")
 
     def tile(self, voxels: Array, offset: Vec) -> Tile:
         """Return voxels of mip 0 (XYZC, any memory order) as a tile; `offset` is the absolute place of the first."""
@@ -203,31 +212,6 @@ def downsample(voxels: Array, offset: Vec, factor: Vec, method: str, sparse: boo
     return downsampler._coarser(downsampler.tile(voxels, offset), factor, keep=False)[1]
 
 
-def join_tiles(tiles: Sequence[Tile], base: Box) -> Tile:
-    """Return tiles of one mip as one.
-
-    Args:
-        tiles: in any order.
-        base: the voxels of mip 0 that they must be made of, together.
-
-    Raises:
-        ConservationError: a tile is missing, came twice, or is of another mip.
-
-    """
-    factor, first = tiles[0].factor, tiles[0].state
-    whole = coarse_box(base, factor)
-    boxes = [tile.box for tile in tiles]
-    fits = all(tile.factor == factor and base.contains(tile.base) for tile in tiles)
-    overlap = any(a.intersection(b).voxels for a, b in itertools.combinations(boxes, 2))
-    if not fits or overlap or sum(box.voxels for box in boxes) != whole.voxels:
-        came = "; ".join(f"{tile.base} by {tile.factor}" for tile in tiles[:8])
-        raise ConservationError(f"expected tiles that make up {base} by {factor}, each once; came {len(tiles)}: {came}")
-    state = np.empty((*whole.shape, first.shape[3]), first.dtype, order="F")
-    for tile, box in zip(tiles, boxes, strict=True):
-        state[box.slices(whole.start)] = tile.state
-    return Tile(base, factor, state)
-
-
 def _product(a: Vec, b: Vec) -> Vec:
     return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
 
@@ -258,8 +242,7 @@ def _average(
     downsampler: Downsampler, tile: Tile, factor: Vec, edges: _Axes, keep: bool, kernels: ModuleType
 ) -> tuple[Tile, Array]:
     total = _product(tile.factor, factor)
-    if math.prod(total) > MOST_VOXELS:
-        raise OptionError(f"--factor: expected averages of at most {MOST_VOXELS} voxels of mip 0, came {total}")
+    downsampler.check(total)
     coarse = coarse_box(tile.base, total)
     base_x, base_y, base_z = _edges(tile.base, coarse, total)
     counts = (np.diff(base_x), np.diff(base_y), np.diff(base_z))

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
-from beam_volumes.codecs import check_chunk, check_encoding, compression_of, default_encoding
-from beam_volumes.downsampling import Downsampler, coarse_box
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Box
 from beam_volumes.graphene import (
     GrapheneTable,
     GraphInfo,
@@ -25,17 +18,10 @@ from beam_volumes.graphene import (
     check_timestamp,
     find_token,
 )
-from beam_volumes.precomputed.info import Json, Scale
-from beam_volumes.precomputed.sharding import plan_sharding
-from beam_volumes.pyramid import Pyramid, chunk_lattices, plan_pyramid, total_factors
-from beam_volumes.reading_plan import Lattice, plan_reading
+from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import Claim, recorded_holes
 from beam_volumes.sources import Source
-from beam_volumes.targets import Target
 from beam_volumes.volume_plan import Server
-
-_COORDINATES = 2**31
-"""CloudVolume keeps positions in int32."""
 
 
 class Proofreading(NamedTuple):
@@ -116,102 +102,6 @@ def bounds_in(source: Source, bounds: Box | None) -> Box:
     return bounds
 
 
-def plan_scale(source: Source, box: Box, chunk: Vec, encoding: str | None) -> Scale:
-    """Return the scale to write, not yet sharded; `box` in destination voxels.
-
-    Raises:
-        OptionError: the encoding does not fit the voxels, or the chunks.
-
-    """
-    if max(abs(n) for n in (*box.start, *box.stop)) >= _COORDINATES:
-        raise OptionError(
-            f"--translate: expected a volume within {-_COORDINATES} and {_COORDINATES} voxels along each axis, which "
-            f"readers can open, came {box}"
-        )
-    kind = (source.layer_type, source.data_type, source.num_channels)
-    encoding = encoding or default_encoding(*kind)
-    scale = Scale(source.resolution_nm, box, chunk, encoding, source.data_type, source.num_channels, None)
-    _check_encoding(scale, source.layer_type)
-    return scale
-
-
-def chunk_bytes(scale: Scale) -> int:
-    """Return the bytes of the voxels of one whole chunk."""
-    return math.prod(scale.chunk) * _voxel_bytes(scale)
-
-
-def coarser_scales(base: Scale, factors: Sequence[Vec], layer_type: str, encodings: Sequence[str]) -> list[Scale]:
-    """Return the scales of the mips above `base`, not yet sharded, with chunks of its shape.
-
-    Args:
-        base: mip 0.
-        factors: of each mip from the one before it.
-        layer_type: "image" or "segmentation".
-        encodings: of each mip.
-
-    Raises:
-        OptionError: an encoding does not fit the voxels, or the chunks.
-
-    """
-    scales = []
-    for total, encoding in zip(total_factors(factors)[1:], encodings, strict=True):
-        box = coarse_box(base.box, total)
-        x, y, z = (r * f for r, f in zip(base.resolution_nm, total, strict=True))
-        scale = replace(base, resolution_nm=(x, y, z), box=box, encoding=encoding)
-        _check_encoding(scale, layer_type)
-        scales.append(scale)
-    return scales
-
-
-def plan_pyramid_of(
-    source: Source,
-    scales: Sequence[Scale],
-    factors: tuple[Vec, ...],
-    downsampler: Downsampler,
-    memory_target: int,
-    translate: Vec = (0, 0, 0),
-    base_written: bool = True,
-) -> Pyramid:
-    """Return how the source is cut for reading, and its mips are made; see `plan_reading` and `plan_pyramid`.
-
-    Args:
-        source: what is read.
-        scales: of all mips, in destination voxels; the first is that of the voxels that are read.
-        factors: of each mip from the one before it.
-        downsampler: makes the mips.
-        memory_target: bytes that one worker may use.
-        translate: destination minus source, voxels.
-        base_written: whether the first of `scales` is written, too.
-
-    Raises:
-        OptionError: a stored chunk, or one of the chunks to write, does not fit the memory.
-
-    """
-    base, (grain, grain_origin) = scales[0], source.grain
-    chunks = chunk_lattices(scales, total_factors(factors))
-    reading = plan_reading(
-        base.box,
-        Lattice(grain, _sum(grain_origin, translate)),
-        Lattice(source.chunk, _sum(source.chunk_origin, translate)),
-        chunks if base_written else chunks[1:],
-        (_voxel_bytes(base), memory_target),
-        looked_up=source.graph is not None,
-    )
-    return plan_pyramid(downsampler, reading, scales, factors, memory_target)
-
-
-def plan_target(url: str, scale: Scale, compress: str, *, sharded: bool, memory_target: int, mip: int = 0) -> Target:
-    """Return the scale to write, the destination's mip `mip`, with the shards that own its chunks.
-
-    Raises:
-        OptionError: a chunk does not fit the memory.
-
-    """
-    data_encoding = "gzip" if compression_of(scale.encoding, compress) == "gzip" else "raw"
-    ownership = plan_sharding(scale.chunks.shape, chunk_bytes(scale), memory_target, data_encoding)
-    return Target(url, mip, replace(scale, sharding=ownership if sharded else None), compress, ownership)
-
-
 def check_holes(claim: Claim, *, fill_missing: bool) -> None:
     """Refuse to go on without holes where the run that is resumed has accepted some.
 
@@ -248,20 +138,3 @@ def source_version(source: Source) -> str:
     }
     # Of other formats CloudVolume makes an info in which numbers may be numpy's.
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _check_encoding(scale: Scale, layer_type: str) -> None:
-    check_encoding(scale.encoding, layer_type, scale.data_type, scale.num_channels)
-    check_chunk(scale.encoding, _least(scale.chunk, scale.box.shape))
-
-
-def _sum(a: Vec, b: Vec) -> Vec:
-    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
-
-
-def _least(a: Vec, b: Vec) -> Vec:
-    return (min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]))
-
-
-def _voxel_bytes(scale: Scale) -> int:
-    return np.dtype(scale.data_type).itemsize * scale.num_channels

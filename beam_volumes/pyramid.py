@@ -77,6 +77,15 @@ class Pyramid:
         cells = self.levels[key.level - 1].cells
         return cells.box(cells.position(key.cell))
 
+    def cell_bytes(self, num_channels: int) -> int:
+        """Return the most bytes that the joined tiles of a cell take; 0 where there are no cells."""
+        return max((self._cell_bytes(level.first, level.cells.cell, num_channels) for level in self.levels), default=0)
+
+    def _cell_bytes(self, first: int, cell: Vec, num_channels: int) -> int:
+        total, bounds = self.totals[first], self.reading.regions.bounds
+        axes = zip(cell, bounds.shape, total, strict=True)
+        return math.prod(-(-min(c, b) // f) for c, b, f in axes) * num_channels * self.downsampler.state_bytes(total)
+
     def parents(self, level: int, box: Box) -> Iterator[CellKey]:
         """Yield the cells of the level above `level` that share voxels with `box`; none above the top."""
         if level < len(self.levels):
@@ -115,13 +124,9 @@ def choose_factors(base: Scale, num_mips: int | None, factors: Sequence[Vec] | N
         factors: of the first mips, the last one goes on; None for those that make voxels near to cubes.
 
     Raises:
-        OptionError: there are more factors than mips, or a mip would have as many voxels as the one before it.
+        OptionError: a mip would have as many voxels as the one before it.
 
     """
-    if factors and num_mips is not None and len(factors) > num_mips:
-        raise OptionError(
-            f"--factor: expected at most {num_mips}, one for each of --num_mips, came {len(factors)}: leave some out"
-        )
     chosen: list[Vec] = []
     box, resolution = base.box, base.resolution_nm
     while num_mips is None or len(chosen) < num_mips:
@@ -166,7 +171,7 @@ def plan_pyramid(
     pyramid = Pyramid(downsampler, reading, factors, last)
     levels = []
     while last < len(factors):
-        cells = _cells(pyramid, bounds, last, chunks, (scales[0].num_channels, memory))
+        cells = _cells(pyramid, last, chunks, (scales[0].num_channels, memory))
         levels.append(Level(cells, last, _last_mip([cells], last, totals, chunks)))
         last = levels[-1].last
     return Pyramid(downsampler, reading, factors, pyramid.block_mips, tuple(levels))
@@ -199,14 +204,12 @@ def _fits(cut: Grid, lattice: Lattice) -> bool:
     return all(n == 1 or (c % size == 0 and (o - start) % size == 0) for n, c, o, size, start in axes)
 
 
-def _cells(pyramid: Pyramid, bounds: Box, first: int, chunks: Sequence[Lattice], limits: tuple[int, int]) -> Grid:
+def _cells(pyramid: Pyramid, first: int, chunks: Sequence[Lattice], limits: tuple[int, int]) -> Grid:
     """Return the cells for tiles of mip `first`: whole chunks of the next mips, of as many as fit the memory."""
-    num_channels, memory = limits
-    total = pyramid.totals[first]
-    voxel_bytes = num_channels * pyramid.downsampler.state_bytes(total)
+    (num_channels, memory), bounds = limits, pyramid.reading.regions.bounds
 
     def size(cell: Vec) -> int:
-        return math.prod(-(-min(c, b) // f) for c, b, f in zip(cell, bounds.shape, total, strict=True)) * voxel_bytes
+        return pyramid._cell_bytes(first, cell, num_channels)
 
     most = memory // _CELLS_PER_TARGET
     if size(bounds.shape) <= most:

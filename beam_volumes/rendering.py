@@ -22,9 +22,9 @@ from beam_volumes.volume_plan import VolumePlan
 class Counts(NamedTuple):
     """What came of regions and cells; `merge_counts` makes one of many.
 
-    `voxels_read` are those of the source, `voxels` those of all mips in `pieces`; `tiles` were handed
-    up, `joined` taken. `reused` of regions and cells come from an interrupted run. `wait_seconds` is the time in which a
-    worker could do nothing but wait for the proofreading server; `peak_memory_bytes` the most that it has ever held.
+    `voxels_read` are those of the source, `voxels` those of all mips in `pieces`; `tiles` were handed up, `joined`
+    taken. `reused` of the regions and cells are an interrupted run's. `wait_seconds` is the time in which a worker
+    could do nothing but wait for the proofreading server; `peak_memory_bytes` the most that it has ever held.
     """
 
     regions: int = 0
@@ -75,7 +75,7 @@ def encode_box(target: Target, box: Box, voxels: Array, out: ParcelWriter) -> No
         part = chunk.intersection(box)
         array = voxels[part.slices(box.start)]
         if part == chunk:
-            data = compress(encode_chunk(array, scale.encoding), target.compression)
+            data = compress(encode_chunk(array, scale.encoding, scale.encoding_level), target.compression)
         else:
             data = compress(array.tobytes(order="F"), PIECE_COMPRESSION)
         owner = Owner(target.mip, target.shards.shard_of(position))

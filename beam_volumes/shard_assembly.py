@@ -108,7 +108,7 @@ def _join(target: Target, box: Box, pieces: list[tuple[Box, bytes]]) -> bytes:
     for part, data in pieces:
         voxels = np.frombuffer(decompress(data, PIECE_COMPRESSION), scale.data_type)
         array[part.slices(box.start)] = voxels.reshape((*part.shape, scale.num_channels), order="F")
-    return compress(encode_chunk(array, scale.encoding), target.compression)
+    return compress(encode_chunk(array, scale.encoding, scale.encoding_level), target.compression)
 
 
 def _write_files(folder: Folder, target: Target, shard: int, chunks: Iterator[tuple[int, bytes]]) -> Receipt:

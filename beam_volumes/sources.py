@@ -65,13 +65,14 @@ class Reader(Protocol):
         """Return the XYZC voxels of `box` and the stored chunks that were missing (and read as 0)."""
 
 
-def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Source:
+def describe_source(url: str, mip: int, graph: GraphInfo | None = None, option: str = "src") -> Source:
     """Look at a volume.
 
     Args:
         url: a location as CloudVolume takes it, or `made://...`; for a proofreading volume its `graphene://` URL.
         mip: which scale.
         graph: what the proofreading server says of `url`.
+        option: the option that names it, without its dashes.
 
     Raises:
         OptionError: there is no such volume or mip, CloudVolume would read it wrongly, or its URL holds a secret.
@@ -81,8 +82,8 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Sourc
     if url.startswith(_MADE):
         return _describe_made(url, mip)
     voxels_url = graph.data_dir if graph else url
-    check_location(voxels_url, f"{url}: data_dir of its info" if graph else "--src")
-    volume = _open_volume(voxels_url, mip, None)
+    check_location(voxels_url, f"{url}: data_dir of its info" if graph else f"--{option}")
+    volume = _open_volume(voxels_url, mip, None, option)
     check_readable(voxels_url, volume, mip)
     scale = volume.scale
     source = Source(
@@ -100,7 +101,9 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None) -> Sourc
         graph=graph,
     )
     if not source.box.voxels:
-        raise OptionError(f"--src: expected a volume with voxels, came {url} of shape {source.box.shape} at mip {mip}")
+        raise OptionError(
+            f"--{option}: expected a volume with voxels, came {url} of shape {source.box.shape} at mip {mip}"
+        )
     if graph:
         _check_watershed(source)
     return source
@@ -223,7 +226,7 @@ def _describe_made(url: str, mip: int) -> Source:
     )
 
 
-def _open_volume(url: str, mip: int, info: Json | None) -> Any:
+def _open_volume(url: str, mip: int, info: Json | None, option: str = "src") -> Any:
     """Open with CloudVolume: reads are bounded, uncached, single-process, and fail on what is missing."""
     try:
         volume = CloudVolume(url, mip=0, info=info, bounded=True, fill_missing=False, progress=False, parallel=1)
@@ -233,12 +236,12 @@ def _open_volume(url: str, mip: int, info: Json | None) -> Any:
             return volume
     except (InfoUnavailableError, ScaleUnavailableError) as error:
         raise OptionError(
-            f"--src: expected a volume at {url}, but it has no metadata that can be read: {redacted(str(error))}"
+            f"--{option}: expected a volume at {url}, but it has no metadata that can be read: {redacted(str(error))}"
         ) from error
     except Exception as error:
         raise SourceError(
-            "--src: expected a volume in a form that CloudVolume reads (Precomputed, zarr2:// and zarr3:// as OME-Zarr,"
-            f" n5:// with multiscale metadata), but {url} cannot be opened: {redacted(repr(error))}"
+            f"--{option}: expected a volume in a form that CloudVolume reads (Precomputed, zarr2:// and zarr3:// as "
+            f"OME-Zarr, n5:// with multiscale metadata), but {url} cannot be opened: {redacted(repr(error))}"
         ) from error
     raise OptionError(f"--mip: expected one of {mips}, the mips of {url}, came {mip}")
 

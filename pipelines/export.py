@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import apache_beam as beam
-
 from beam_volumes import export_planning as planning
 from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import OptionError
-from beam_volumes.export_estimate import summary
 from beam_volumes.export_report import settle
 from beam_volumes.geometry import Vec
 from beam_volumes.places import destination, is_proofreading, writable
@@ -26,11 +23,11 @@ from beam_volumes.runs import inspect_destination
 from beam_volumes.scale_planning import plan_mips
 from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
+from beam_volumes.volume_estimate import summary
 from beam_volumes.volume_plan import VolumePlan, finished_bits
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
-from transforms.pool import Execution
 from transforms.volume import write_volume
 
 
@@ -125,16 +122,11 @@ def plan(config: Config, setting: Setting) -> Job:
         claim=claim,
         summary=partial(summary, export, mips.choices),
         stages={k: v for k, v in export.planned.items() if k != "voxels"},
-        build=partial(build, export),
+        build=partial(write_volume, export),
         settle=partial(settle, export),
         processes=workers or 1,
         warnings=warnings,
     )
-
-
-def build(plan: VolumePlan, root: beam.Pipeline, execution: Execution) -> None:
-    """Wire the export: regions are rendered, their chunks grouped on shards, shards written, and all of it proved."""
-    write_volume(plan, root, execution)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,10 +12,11 @@ with a `__post_init__` calls `super().__post_init__()` in it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.scale_planning import MipOptions
 from pipelines.options import option
 
 Encodings = tuple[Literal["auto", "raw", "compressed_segmentation", "compresso", "crackle", "png", "jpeg"], ...]
@@ -107,6 +108,23 @@ class EncodingLevel(Options):
         "85 and 9.",
         None,
         least=0,
+    )
+
+
+def mip_options(config: Any, chunk: Vec) -> MipOptions:
+    """Return what a Config with the options of `Pyramid`, `Writing`, `EncodingLevel` and an `encoding` says of mips."""
+    return MipOptions(
+        chunk=chunk,
+        num_mips=None if config.num_mips == "auto" else config.num_mips,
+        factors=None if config.isotropic else config.factor,
+        method=config.method,
+        sparse=config.sparse,
+        encodings=config.encoding,
+        encoding_levels=config.encoding_level,
+        compress=config.compress,
+        sharded=config.sharded,
+        memory_target=config.memory_target,
+        fill_missing=config.fill_missing,
     )
 
 

@@ -10,11 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_volumes.codecs import DATA_TYPES, Array
-from beam_volumes.downsampling import METHODS, Downsampler, Tile, coarse_box, downsample, join_tiles
-from beam_volumes.errors import ConservationError, OptionError
+from beam_volumes.downsampling import METHODS, Downsampler, Tile, coarse_box, downsample
+from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 
 FACTORS: list[Vec] = [(2, 2, 1), (2, 2, 2), (2, 1, 1), (1, 2, 2), (2, 3, 1), (4, 2, 1), (3, 1, 2), (1, 1, 1)]
+
+
+def join(tiles: list[Tile], base: Box) -> Tile:
+    """Return tiles of one mip as one."""
+    whole = coarse_box(base, tiles[0].factor)
+    state = np.empty((*whole.shape, tiles[0].state.shape[3]), tiles[0].state.dtype, order="F")
+    for tile in tiles:
+        state[tile.box.slices(whole.start)] = tile.state
+    return Tile(base, tiles[0].factor, state)
 
 
 def plain(voxels: Array, offset: Vec, factor: Vec, method: str, sparse: bool = False) -> Array:
@@ -161,7 +170,7 @@ def test_pieces_give_the_same_mips_as_the_whole(voxels: Array, offset: Vec, fact
             assert got.tobytes("F") == wanted[tile.box.slices(of_whole.box.start)].tobytes("F")
         ends.append(Tile(*tile))
     # A parent takes them in any order, and goes on.
-    joined = join_tiles(ends[::-1], whole.base)
+    joined = join(ends[::-1], whole.base)
     assert joined.state.tobytes("F") == expected[-2][0].state.tobytes("F")
     top, got = downsampler.coarser(joined, (2, 2, 2))
     assert top.box == expected[-1][0].box
@@ -263,18 +272,3 @@ def test_what_does_not_fit_is_refused() -> None:
         downsample(voxels[:0], (0, 0, 0), (2, 2, 1), "mode")
     with pytest.raises(ValueError, match=r"expected voxels of the shape of 0,0,0,2,2,2.*came \(4, 4, 4, 1\)"):
         Downsampler("mode", "uint8").coarser(Tile(Box.of_shape((2, 2, 2)), (1, 1, 1), voxels), (2, 2, 1))
-
-
-def test_tiles_that_are_lost_or_come_twice_are_seen() -> None:
-    downsampler = Downsampler("mode", "uint8")
-    voxels = np.arange(8 * 8 * 2, dtype=np.uint8).reshape(8, 8, 2, 1)
-    base = Box.of_shape((8, 8, 2))
-    tiles = [
-        downsampler.coarser(downsampler.tile(voxels[box.slices()], box.start), (2, 2, 1))[0]
-        for box in split(base, (4, 4, 2))
-    ]
-    assert join_tiles(tiles, base).state.tobytes("F") == downsample(voxels, (0, 0, 0), (2, 2, 1), "mode").tobytes("F")
-    finer = tiles[0]._replace(factor=(1, 1, 1))
-    for wrong in (tiles[1:], [*tiles, tiles[0]], [tiles[0], *tiles[:-1]], [*tiles[:-1], finer]):
-        with pytest.raises(ConservationError, match=f"make up 0,0,0,8,8,2 by .*each once; came {len(wrong)}"):
-            join_tiles(wrong, base)

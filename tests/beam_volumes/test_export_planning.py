@@ -13,28 +13,21 @@ import pytest
 from beam_volumes.codecs import compress, encode_chunk
 from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
+from beam_volumes.encoding_choice import Choice
 from beam_volumes.errors import AuthorizationError, OptionError, ServerError, SourceError
-from beam_volumes.export_estimate import PROCESS_BYTES, estimate, memory_per_worker, summary
-from beam_volumes.export_planning import (
-    ask_server,
-    bounds_in,
-    chunk_bytes,
-    plan_pyramid_of,
-    plan_scale,
-    plan_target,
-    share_of_limits,
-    source_version,
-)
+from beam_volumes.export_planning import ask_server, bounds_in, share_of_limits, source_version
 from beam_volumes.geometry import Box
 from beam_volumes.graphene import Limits, RootQuestion
 from beam_volumes.places import check_for_workers, destination, is_proofreading
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
+from beam_volumes.scale_planning import chunk_bytes, plan_pyramid_of, plan_scale, plan_target
 from beam_volumes.sources import Source, describe_source, open_reader
 from beam_volumes.targets import ShardKey
 from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
+from beam_volumes.volume_estimate import PROCESS_BYTES, estimate, memory_per_worker, summary
 from beam_volumes.volume_plan import VolumePlan, finished_bits
 
 NEURONS = "made://neurons?size=200,150,40&offset=5,-6,7&chunk=64,64,16"
@@ -50,6 +43,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProofreadingSer
 @pytest.fixture
 def source() -> Source:
     return describe_source(NEURONS, 0)
+
+
+CHOICES = [Choice("compressed_segmentation")]
 
 
 def plan_of(source: Source, folder: Path, **options: Any) -> VolumePlan:
@@ -369,22 +365,23 @@ def test_memory_is_that_of_blocks_and_of_what_waits(source: Source, tmp_path: Pa
 
 def test_the_plan_is_told_in_rows(source: Source, tmp_path: Path) -> None:
     plan = plan_of(source, tmp_path)
-    rows = dict(summary(plan))
+    rows = dict(summary(plan, CHOICES))
     expected = {
         "source": f"{NEURONS}, mip 0",
-        "destination": f"file://{tmp_path}/seg, scale 16_16_40 (new)",
+        "destination": f"file://{tmp_path}/seg (new)",
+        "mip 0": "16_16_40, 200 x 150 x 40 voxels",
         "voxels": "5,-6,7,205,144,47 = 200 x 150 x 40 of uint64 x 1",
-        "chunks": "36 of 64 x 64 x 16, compressed_segmentation, gzip",
+        "mip 0 chunks": "36 of 64 x 64 x 16, compressed_segmentation, gzip",
         "bytes of voxels": "9,600,000",
         "memory per worker, bytes": f"{memory_per_worker(plan):,}",
         "shards left to write": f"{len(plan.targets[0].shards)}",
         "boxes of unfinished shards": f"{len(plan.reading.regions)}",
     }
     assert {name: rows[name] for name in expected} == expected
-    assert rows["shards"].endswith("chunks, one file each")
+    assert rows["mip 0 shards"].endswith("chunks, one file each")
     assert not any("server" in name for name in rows)
-    unsharded = dict(summary(plan_of(source, tmp_path, sharded=False)))
-    assert unsharded["shards"].endswith("chunks, whose chunks are files")
+    unsharded = dict(summary(plan_of(source, tmp_path, sharded=False), CHOICES))
+    assert unsharded["mip 0 shards"].endswith("chunks, whose chunks are files")
 
 
 def test_the_plan_of_a_resumed_run_tells_what_is_left(tmp_path: Path) -> None:
@@ -392,14 +389,14 @@ def test_the_plan_of_a_resumed_run_tells_what_is_left(tmp_path: Path) -> None:
     shards = list(plan.targets[0].shards.numbers())
     assert len(shards) > 1
     plan = replace(plan, finished=finished_bits(plan.targets, [ShardKey(0, shard) for shard in shards[:-1]]))
-    rows = dict(summary(plan))
+    rows = dict(summary(plan, CHOICES))
     assert rows["shards left to write"] == "1"
     assert int(rows["boxes of unfinished shards"]) <= len(plan.reading.regions)
 
 
 def test_a_proofreading_plan_tells_what_the_server_is_asked(server: ProofreadingServer, tmp_path: Path) -> None:
     graph, asked, _ = ask(server, (DEMO_TIMES[0], None))
-    rows = dict(summary(plan_of(describe_source(server.url, 0, graph), tmp_path, server=asked)))
+    rows = dict(summary(plan_of(describe_source(server.url, 0, graph), tmp_path, server=asked), CHOICES))
     assert int(rows["server ids, estimated"].replace(",", "")) > 0
     assert int(rows["server requests, estimated"].replace(",", "")) == 2
 

@@ -136,5 +136,3 @@ def test_factors_that_do_not_fit_are_refused() -> None:
     base = scale(Box.of_shape((5, 4, 3)))
     with pytest.raises(OptionError, match=r"--num_mips: expected at most 3, after which a volume of 1 x 1 x 3 voxels"):
         choose_factors(base, 4, [(2, 2, 1)])
-    with pytest.raises(OptionError, match=r"--factor: expected at most 1.*came 2"):
-        choose_factors(base, 1, [(2, 2, 1), (2, 2, 2)])

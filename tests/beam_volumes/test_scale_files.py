@@ -11,7 +11,7 @@ from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError
 from beam_volumes.export import render_region
-from beam_volumes.export_planning import plan_pyramid_of, plan_scale, plan_target, source_version
+from beam_volumes.export_planning import source_version
 from beam_volumes.export_report import finish_export, settle
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
@@ -19,6 +19,7 @@ from beam_volumes.provenance import Launch
 from beam_volumes.rendering import Counts, merge_counts
 from beam_volumes.runs import inspect_destination, receipts, take
 from beam_volumes.scale_files import check_files
+from beam_volumes.scale_planning import plan_pyramid_of, plan_scale, plan_target
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards
 from beam_volumes.sources import describe_source
 from beam_volumes.storage import Folder
