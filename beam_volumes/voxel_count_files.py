@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 MAP = "voxel_counts.im"
 TABLE = "voxel_counts.parquet"
 PICTURE = "voxel_counts.png"
+FILES = (MAP, TABLE, PICTURE)
+REPORT = "voxel_counts.json"
 
 GROUP_ROWS = 2**18
 """In a row group of the table: what is in memory at a time."""
@@ -150,8 +151,3 @@ def count_columns(rows: Table, voxel_nm3: float) -> dict[str, npt.NDArray[Any]]:
             for axis, name in enumerate("xyz"):
                 columns[f"{name}{number}"] = rows[corner][:, axis]
     return {name: np.ascontiguousarray(column) for name, column in columns.items()}
-
-
-def voxel_volume(resolution_nm: tuple[float, float, float]) -> float:
-    """Return the volume of a voxel, nm^3."""
-    return math.prod(resolution_nm)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import apache_beam as beam
 
-from beam_volumes.volume_plan import VolumePlan
+from beam_volumes.reading_plan import ReadingPlan
 
 _MOST_RANGES = 1_000
+
+
+class RegionPlan(Protocol):
+    """What must be known of a run for its regions to be listed; picklable."""
+
+    @property
+    def reading(self) -> ReadingPlan:
+        """How the volume is cut."""
+
+    def needs_region(self, region: int) -> bool:
+        """Whether there is anything left to do in a region."""
 
 
 class RegionRange(NamedTuple):
@@ -22,12 +33,12 @@ class RegionRange(NamedTuple):
 
 @dataclass
 class ListRegions(beam.PTransform):
-    """Make the index of every region that a shard still needs.
+    """Make the index of every region in which something is left to do.
 
     Element out: the region's index, an int. Memory per element: none to speak of.
     """
 
-    plan: VolumePlan
+    plan: RegionPlan
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[int]:
         """Create ranges, spread them, and let each worker count its own."""
@@ -45,7 +56,7 @@ class ListRegions(beam.PTransform):
 
 
 class _ListFn(beam.DoFn):
-    def __init__(self, plan: VolumePlan) -> None:
+    def __init__(self, plan: RegionPlan) -> None:
         self._plan = plan
 
     def process(self, element: RegionRange) -> Iterator[int]:
