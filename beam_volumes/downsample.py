@@ -29,7 +29,7 @@ def coarsen_cell(plan: VolumePlan, key: CellKey, parcels: Sequence[Parcel]) -> R
     check_claim(plan.claim)
     box, name = plan.pyramid.cell_box(key), f"cell-{key.level}-{key.cell}.pack"
     counts = Counts(cells=1, joined=sum(len(p.pieces) for p in parcels))
-    if taken := take_up(plan, name, box, counts):
+    if taken := take_up(plan, name, box, counts._replace(cells_reused=1)):
         return taken
     clock = Clock()
     tile = _join(plan, key, parcels)

@@ -27,7 +27,7 @@ def render_region(plan: VolumePlan, region: int) -> Rendered:
     """
     check_claim(plan.claim)
     name = f"region-{region}.pack"
-    if taken := take_up(plan, name, plan.region_box(region), Counts(regions=1)):
+    if taken := take_up(plan, name, plan.region_box(region), Counts(regions=1, reused=1)):
         return taken
     try:
         return _render(plan, region, name)

@@ -23,13 +23,14 @@ class Counts(NamedTuple):
     """What came of regions and cells; `merge_counts` makes one of many.
 
     `voxels_read` are those of the source, `voxels` those of all mips in `pieces`; `tiles` were handed up, `joined`
-    taken. `reused` of the regions and cells are an interrupted run's. `wait_seconds` is the time in which a worker
-    could do nothing but wait for the proofreading server; `peak_memory_bytes` the most that it has ever held.
+    taken. `reused` of the regions, `cells_reused` of the cells are an interrupted run's. `wait_seconds` is the time in
+    which a worker could do nothing but wait for the proofreading server; `peak_memory_bytes` the most it has ever held.
     """
 
     regions: int = 0
     cells: int = 0
     reused: int = 0
+    cells_reused: int = 0
     voxels_read: int = 0
     pieces: int = 0
     voxels: int = 0
@@ -118,11 +119,11 @@ def _cut(tile: Tile, box: Box) -> Tile:
 
 
 def take_up(plan: VolumePlan, name: str, box: Box, counts: Counts) -> Rendered | None:
-    """Return what an interrupted run has left of `box`; None where it cut the volume otherwise."""
+    """Return, with `counts`, what an interrupted run has left of `box`; None where it cut the volume otherwise."""
     found = read_parcels(plan.claim.scratch, name)
     if found is None or Box.of_lists(found[1]["box"]) != box:
         return None
-    return rendered(plan, found[0], counts._replace(reused=1))
+    return rendered(plan, found[0], counts)
 
 
 def rendered(plan: VolumePlan, parcels: dict[Owner, Parcel], counts: Counts) -> Rendered:

@@ -14,7 +14,6 @@ from typing import Literal
 from beam_volumes import export_planning as planning
 from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import OptionError
-from beam_volumes.export_report import settle
 from beam_volumes.geometry import Vec
 from beam_volumes.places import destination, is_proofreading, writable
 from beam_volumes.precomputed.info import volume_info
@@ -25,6 +24,7 @@ from beam_volumes.shard_assembly import finished_shards
 from beam_volumes.sources import describe_source
 from beam_volumes.volume_estimate import summary
 from beam_volumes.volume_plan import VolumePlan, finished_bits
+from beam_volumes.volume_report import settle
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options

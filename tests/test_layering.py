@@ -143,7 +143,7 @@ def test_a_command_loads_no_more_than_it_needs() -> None:
 
 def test_algorithms_load_no_beam() -> None:
     loaded = modules_after(
-        "import beam_volumes.export_report, beam_volumes.export_planning, beam_volumes.volume_estimate"
+        "import beam_volumes.volume_report, beam_volumes.export_planning, beam_volumes.volume_estimate"
     )
     assert crossing(loaded, UPWARD["beam_volumes"]) == set()
     assert loaded & HEAVY == set()

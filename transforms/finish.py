@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from beam_volumes.export_report import finish_export
 from beam_volumes.rendering import Counts, merge_counts
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.volume_plan import VolumePlan
+from beam_volumes.volume_report import finish_volume
 
 
 @dataclass
@@ -46,4 +46,4 @@ class _FinishFn(beam.DoFn):
         self._plan = plan
 
     def process(self, started: float, counts: Counts, written: Iterable[WrittenShard]) -> None:
-        finish_export(self._plan, counts, written, started)
+        finish_volume(self._plan, counts, written, started)

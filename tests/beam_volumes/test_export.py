@@ -20,7 +20,6 @@ from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError, OptionError
 from beam_volumes.export import render_region
 from beam_volumes.export_planning import bounds_in, source_version
-from beam_volumes.export_report import finish_export
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
@@ -33,6 +32,7 @@ from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey
 from beam_volumes.volume_plan import VolumePlan, finished_bits
+from beam_volumes.volume_report import finish_volume
 
 MEMORY = 9_000_000
 SMALL = (64, 64, 32)
@@ -136,7 +136,7 @@ def run(plan: VolumePlan, shuffle: int = 0) -> None:
     counts, groups = render(plan, regions)
     for parcels in groups.values():
         order.shuffle(parcels)
-    finish_export(plan, counts, assemble(plan, groups), 0.0)
+    finish_volume(plan, counts, assemble(plan, groups), 0.0)
 
 
 def files(url: str) -> dict[str, bytes]:
@@ -239,7 +239,7 @@ def test_only_what_is_missing_is_done_again(source: Source, reader: ArrayReader,
     assert counts.reused == len(again) - (0 in again)
     assert reader.voxels_read - read_before <= second.region_box(0).voxels
     assert not groups.keys() & kept.keys()
-    finish_export(second, counts, assemble(second, groups), 0.0)
+    finish_volume(second, counts, assemble(second, groups), 0.0)
     assert files(broken) == files(whole)
 
 
@@ -260,7 +260,7 @@ def test_a_pack_without_a_shard_that_is_needed_again_is_made_anew(source: Source
     assert third.planned["shards"] == len(groups)
     counts, groups = render(third, needed(third))
     assert 0 < counts.reused < counts.regions
-    finish_export(third, counts, assemble(third, groups), 0.0)
+    finish_volume(third, counts, assemble(third, groups), 0.0)
     assert files(broken) == files(whole)
 
 
@@ -300,9 +300,9 @@ def test_a_lost_shard_or_region_fails_the_run(source: Source, tmp_path: Path) ->
     counts, groups = render(plan, needed(plan))
     written = assemble(plan, groups)
     with pytest.raises(ConservationError, match=rf"shards: expected {len(written)}, came {len(written) - 1}"):
-        finish_export(plan, counts, written[1:], 0.0)
+        finish_volume(plan, counts, written[1:], 0.0)
     with pytest.raises(ConservationError, match=rf"regions: expected {counts.regions}, came {counts.regions - 1}"):
-        finish_export(plan, counts._replace(regions=counts.regions - 1), written, 0.0)
+        finish_volume(plan, counts._replace(regions=counts.regions - 1), written, 0.0)
     assert Folder(plan.targets[0].url).read("report.json") is None
 
 

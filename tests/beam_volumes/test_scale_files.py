@@ -12,7 +12,6 @@ from beam_volumes.downsampling import Downsampler
 from beam_volumes.errors import ConservationError, DestinationError
 from beam_volumes.export import render_region
 from beam_volumes.export_planning import source_version
-from beam_volumes.export_report import finish_export, settle
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
@@ -26,6 +25,7 @@ from beam_volumes.storage import Folder
 from beam_volumes.storage.store import Entry
 from beam_volumes.targets import ShardKey
 from beam_volumes.volume_plan import VolumePlan, finished_bits
+from beam_volumes.volume_report import finish_volume, settle
 
 MEMORY = 4_000_000
 
@@ -100,22 +100,22 @@ def test_files_of_others_are_named(plan: VolumePlan, name: str) -> None:
     with pytest.raises(
         ConservationError, match=rf"scale 16_16_40: .*not this run's: 16_16_40/{name} \(1 in all\): remove what is not"
     ):
-        finish_export(plan, counts, written, 0.0)
+        finish_volume(plan, counts, written, 0.0)
     assert Folder(plan.targets[0].url).read("report.json") is None
     Folder(plan.targets[0].url).delete([f"{plan.targets[0].scale.key}/{name}"])
-    finish_export(plan, counts, written, 0.0)
+    finish_volume(plan, counts, written, 0.0)
 
 
 @pytest.mark.parametrize("name", [".DS_Store", ".nfs0001", "notes", "a/b"])
 def test_files_that_no_reader_looks_for_do_no_harm(plan: VolumePlan, name: str) -> None:
     counts, written = work(plan)
     Folder(plan.targets[0].url).write(f"{plan.targets[0].scale.key}/{name}", b"of a file manager")
-    finish_export(plan, counts, written, 0.0)
+    finish_volume(plan, counts, written, 0.0)
     settle(plan)
 
 
 def test_a_complete_volume_that_was_damaged_is_not_called_complete(plan: VolumePlan) -> None:
-    finish_export(plan, *work(plan), 0.0)
+    finish_volume(plan, *work(plan), 0.0)
     settle(plan)
     victim = sorted(scale_folder(plan).iterdir())[0]
     victim.unlink()
@@ -129,10 +129,10 @@ def test_files_that_are_missing_are_named_and_written_by_the_next_run(plan: Volu
     whole = victim.read_bytes()
     victim.unlink()
     with pytest.raises(ConservationError, match=rf"missing: 16_16_40/{victim.name} \(1 in all\)"):
-        finish_export(plan, counts, written, 0.0)
+        finish_volume(plan, counts, written, 0.0)
     again = plan_of(tmp_path, sharded=plan.targets[0].scale.sharding is not None)
     assert (again.claim.state, again.planned["shards"]) == ("resumed", 1)
-    finish_export(again, *work(again), 0.0)
+    finish_volume(again, *work(again), 0.0)
     assert victim.read_bytes() == whole
     assert not (tmp_path / "scratch" / plan.claim.key).exists()
 
@@ -145,7 +145,7 @@ def test_a_shard_of_another_size_is_named(tmp_path: Path) -> None:
     size = victim.stat().st_size
     victim.write_bytes(victim.read_bytes() + b"x")
     with pytest.raises(ConservationError, match=rf"not as written: .*{victim.name} \({size + 1} bytes, not {size}\)"):
-        finish_export(plan, counts, written, 0.0)
+        finish_volume(plan, counts, written, 0.0)
 
 
 def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> None:
@@ -160,17 +160,17 @@ def test_a_late_shard_of_a_run_that_was_replaced_is_found(tmp_path: Path) -> Non
     counts, written = work(new)
     late.write_bytes(content)
     with pytest.raises(ConservationError, match=f"not as written: 16_16_40/{late.name}"):
-        finish_export(new, counts, written, 0.0)
+        finish_volume(new, counts, written, 0.0)
     with pytest.raises(DestinationError, match="another run has taken it over"):
-        finish_export(old, counts, written, 0.0)
+        finish_volume(old, counts, written, 0.0)
 
 
 def test_a_commit_that_is_tried_again_cleans_up_and_no_more(plan: VolumePlan, tmp_path: Path) -> None:
     counts, written = work(plan)
-    finish_export(plan, counts, written, 0.0)
+    finish_volume(plan, counts, written, 0.0)
     report = Folder(plan.targets[0].url).read("report.json")
     Folder(plan.claim.scratch).write("region-0.pack", b"left by a try that was killed")
-    finish_export(plan, counts, [], 0.0)
+    finish_volume(plan, counts, [], 0.0)
     assert Folder(plan.targets[0].url).read("report.json") == report
     assert (receipts(plan.claim), list(Folder(plan.claim.scratch).list())) == ([], [])
     assert sorted(p.name for p in tmp_path.rglob(".*")) == []
@@ -194,7 +194,7 @@ def test_a_late_file_of_the_same_size_is_found_where_listings_tell_checksums(
     content = late.read_bytes()
     late.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ConservationError, match=r"not as written: 16_16_40/\S+ \(of other bytes\)"):
-        finish_export(plan, counts, written, 0.0)
+        finish_volume(plan, counts, written, 0.0)
     assert len(finished_shards(plan_of(tmp_path, sharded=sharded).claim, plan.targets)) == len(written) - 1
     late.write_bytes(content)
-    finish_export(plan, counts, written, 0.0)
+    finish_volume(plan, counts, written, 0.0)

@@ -64,7 +64,7 @@ def test_the_sample_comes_back_voxel_for_voxel(
     assert np.array_equal(with_cloudvolume(url)[..., 0], sample)
     if encoding in ("raw", "compressed_segmentation"):
         assert np.array_equal(with_tensorstore(url)[..., 0], sample)
-    assert report["stages"]["regions"]["voxels"] == sample.size
+    assert report["stages"]["regions"]["voxels_read"] == sample.size
     assert report["stages"]["shards"]["chunks"] == 256
     assert report["peak_memory_bytes"] < 900_000_000
     assert sorted(p.name for p in (tmp_path / "seg").iterdir()) == ["16_16_40", "info", "provenance", "report.json"]
@@ -213,7 +213,7 @@ def test_provenance_and_report_say_what_was_done(tmp_path: Path, capsys: pytest.
     assert report["versions"]["beam-volumes"]
     shown = capsys.readouterr().out
     assert f"file://{tmp_path}/seg is complete" in shown
-    assert "regions: voxels" in shown
+    assert "regions: voxels read" in shown
     provenance = CloudVolume(f"file://{tmp_path}/seg").provenance
     assert provenance.sources == [source]
     method = provenance.processing[0]["method"]

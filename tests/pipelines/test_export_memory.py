@@ -30,8 +30,8 @@ def test_four_gigavoxels_and_a_shuffle_larger_than_memory(tmp_path: Path) -> Non
     assert process.returncode == 0
     report = json.loads((tmp_path / "image/report.json").read_text())
     shutil.rmtree(tmp_path / "image")
-    assert report["stages"]["regions"]["voxels"] == 2**32
-    assert report["stages"]["regions"]["encoded_bytes"] == 2**32
+    assert report["stages"]["regions"]["voxels_read"] == 2**32
+    assert report["stages"]["rendering"]["encoded_bytes"] == 2**32
     assert report["stages"]["shards"]["planned"] == 16
     assert 100_000_000 < peak < MEMORY_TARGET + SPARE
     assert 100_000_000 < report["peak_memory_bytes"] < MEMORY_TARGET + SPARE

@@ -256,7 +256,7 @@ def test_ctrl_c_in_a_step_that_has_no_processes(
     shards: Files, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(transforms.finish, "finish_export", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(transforms.finish, "finish_volume", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert export(dst, *OPTIONS) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: ")
     assert len(receipts(dst)) == 12

@@ -1,4 +1,4 @@
-"""What an export says of itself when it has ended: that nothing was lost, and what was done."""
+"""What a run that has written scales says of itself when it has ended: that nothing was lost, and what was done."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from beam_volumes.targets import ShardKey, Target
 from beam_volumes.volume_plan import VolumePlan
 
 
-class ExportTotals(NamedTuple):
-    """Everything an export has done, this run and interrupted ones before it."""
+class Totals(NamedTuple):
+    """Everything a run has done, this run and interrupted ones before it."""
 
     counts: Counts
     written: list[WrittenShard]
@@ -41,7 +41,7 @@ class ExportTotals(NamedTuple):
         return sorted([w.receipt for w in self.written] + self.earlier)
 
 
-def check_conservation(plan: VolumePlan, totals: ExportTotals) -> None:
+def check_conservation(plan: VolumePlan, totals: Totals) -> None:
     """Make sure that planned = processed = written, at every stage.
 
     Raises:
@@ -51,6 +51,8 @@ def check_conservation(plan: VolumePlan, totals: ExportTotals) -> None:
     counts, receipts = totals.counts, totals.receipts
     done = {
         "regions": counts.regions,
+        "cells": counts.cells,
+        "tiles": counts.tiles,
         "voxels": counts.voxels,
         "pieces": counts.pieces,
         "chunks": sum(w.receipt.chunks for w in totals.written),
@@ -60,6 +62,7 @@ def check_conservation(plan: VolumePlan, totals: ExportTotals) -> None:
     }
     expected = {
         **plan.planned,
+        "tiles": counts.joined,
         "pieces": sum(w.pieces for w in totals.written),
         "all chunks": sum(len(t.chunks) for t in plan.targets),
         "all shards": sum(len(t.shards) for t in plan.targets),
@@ -72,7 +75,7 @@ def check_conservation(plan: VolumePlan, totals: ExportTotals) -> None:
         )
 
 
-def report(plan: VolumePlan, totals: ExportTotals, started: float, ended: float) -> Json:
+def report(plan: VolumePlan, totals: Totals, started: float, ended: float) -> Json:
     """Return the content of `report.json`; times are UNIX seconds, durations seconds of all workers together."""
     counts, receipts = totals.counts, totals.receipts
     return {
@@ -88,12 +91,14 @@ def report(plan: VolumePlan, totals: ExportTotals, started: float, ended: float)
                 "planned": plan.planned["regions"],
                 "done": counts.regions,
                 "taken_up_from_an_interrupted_run": counts.reused,
-                "voxels": counts.voxels,
+                "voxels_read": counts.voxels_read,
+            },
+            **({"cells": _cell_counts(plan, counts)} if plan.pyramid.levels else {}),
+            "rendering": {
                 "pieces": counts.pieces,
+                "voxels": counts.voxels,
                 "encoded_bytes": counts.encoded_bytes,
-                "read_seconds": round(counts.read_seconds, 3),
-                "wait_seconds": round(counts.wait_seconds, 3),
-                "encode_seconds": round(counts.encode_seconds, 3),
+                **{name: round(getattr(counts, name), 3) for name in counts._fields if name.endswith("_seconds")},
             },
             "shards": {
                 "planned": sum(len(t.shards) for t in plan.targets),
@@ -124,7 +129,7 @@ def _scale(target: Target, receipts: list[Receipt]) -> Json:
     }
 
 
-def export_provenance(plan: VolumePlan, ended: float) -> Json:
+def volume_provenance(plan: VolumePlan, ended: float) -> Json:
     """Return the content of `provenance`: every option that the bytes depend on, and what the server was asked."""
     method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
     if plan.server:
@@ -133,11 +138,21 @@ def export_provenance(plan: VolumePlan, ended: float) -> Json:
     return provenance(plan.launch, method, [plan.source.url], ended)
 
 
+def _cell_counts(plan: VolumePlan, counts: Counts) -> Json:
+    return {
+        "planned": plan.planned["cells"],
+        "done": counts.cells,
+        "taken_up_from_an_interrupted_run": counts.cells_reused,
+        "tiles": counts.tiles,
+        "tile_bytes": counts.tile_bytes,
+    }
+
+
 def _server_counts(counts: Counts) -> Json:
     return {"ids_asked": counts.ids_asked, "requests": counts.requests, "retries": counts.retries}
 
 
-def finish_export(plan: VolumePlan, counts: Counts, written: Iterable[WrittenShard], started: float) -> None:
+def finish_volume(plan: VolumePlan, counts: Counts, written: Iterable[WrittenShard], started: float) -> None:
     """Prove that nothing was lost, then commit provenance and report and clean up.
 
     A second try after the report was committed cleans up, and no more.
@@ -168,11 +183,11 @@ def settle(plan: VolumePlan) -> None:
 def _commit(plan: VolumePlan, counts: Counts, written: Iterable[WrittenShard], started: float) -> None:
     check_claim(plan.claim)
     earlier = [r for r in receipts(plan.claim) if plan.is_finished(ShardKey(r.mip, r.shard))]
-    totals = ExportTotals(counts, list(written), earlier, recorded_holes(plan.claim))
+    totals = Totals(counts, list(written), earlier, recorded_holes(plan.claim))
     check_conservation(plan, totals)
     _check_files(plan, totals.receipts)
     ended = time.time()
-    finish(plan.claim, export_provenance(plan, ended), report(plan, totals, started, ended))
+    finish(plan.claim, volume_provenance(plan, ended), report(plan, totals, started, ended))
 
 
 def _check_files(plan: VolumePlan, receipts: list[Receipt]) -> None:
