@@ -239,10 +239,10 @@ def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes
         ) from error
 
 
-def compress(data: bytes, compression: str) -> bytes:
+def compress(data: bytes, compression: str, gzip_level: int = _GZIP_LEVEL) -> bytes:
     """Compress with `gzip` or `br`, or not at all (`none`); the bytes depend on `data` alone, no time is in them."""
     if compression == "gzip":
-        return bytes(deflate.gzip_compress(data, _GZIP_LEVEL))
+        return bytes(deflate.gzip_compress(data, gzip_level))
     if compression == "br":
         return bytes(brotli.compress(data, quality=_BROTLI_QUALITY))
     return data

@@ -14,7 +14,7 @@ from beam_volumes.geometry import Box
 from beam_volumes.parcels import Owner, Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.pyramid import CellKey
-from beam_volumes.shard_assembly import PIECE_COMPRESSION
+from beam_volumes.shard_assembly import PIECE_COMPRESSION, PIECE_LEVEL
 from beam_volumes.targets import ShardKey, Target
 from beam_volumes.volume_plan import VolumePlan
 
@@ -78,7 +78,7 @@ def encode_box(target: Target, box: Box, voxels: Array, out: ParcelWriter) -> No
         if part == chunk:
             data = compress(encode_chunk(array, scale.encoding, scale.encoding_level), target.compression)
         else:
-            data = compress(array.tobytes(order="F"), PIECE_COMPRESSION)
+            data = compress(array.tobytes(order="F"), PIECE_COMPRESSION, PIECE_LEVEL)
         owner = Owner(target.mip, target.shards.shard_of(position))
         out.add(owner, target.chunk_id(position), part, data)
 
@@ -100,7 +100,7 @@ def make_mips(plan: VolumePlan, level: int, tile: Tile, out: ParcelWriter, clock
         clock.lap("encode")
     for key in pyramid.parents(level, tile.base):
         part = _cut(tile, pyramid.cell_box(key))
-        data = compress(part.state.tobytes(order="F"), PIECE_COMPRESSION)
+        data = compress(part.state.tobytes(order="F"), PIECE_COMPRESSION, PIECE_LEVEL)
         out.add(Owner(-key.level, key.cell), 0, part.base, data)
     clock.lap("encode")
 

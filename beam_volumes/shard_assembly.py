@@ -22,9 +22,8 @@ from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target
 
-PIECE_COMPRESSION = "gzip"
-"""Around the raw voxels of a piece that is not a whole chunk."""
-
+PIECE_COMPRESSION, PIECE_LEVEL = "gzip", 1
+"""Around the raw voxels of a tile, and of a piece that is not a whole chunk; read once, soon."""
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 """In which chunks are written without another look at the claim, which may be a request."""
