@@ -6,49 +6,20 @@ from typing import Any
 
 import fastremap
 import numpy as np
-import numpy.typing as npt
 import pytest
-import tensorstore
 from cloudvolume import CloudVolume
 
 from beam_volumes.testing.chunk_graph import DEMO_TIMES
 from beam_volumes.testing.faults import Faults
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
 from pipelines import export
-
-Array = npt.NDArray[Any]
+from tests.pipelines.conftest import Array, with_cloudvolume, with_tensorstore, write_source
 
 
 def run_export(src: str, dst: str, *options: str, processes: int = 1) -> dict[str, Any]:
     assert export.main([f"--src={src}", f"--dst={dst}", f"--processes={processes}", *options]) == 0
     report: dict[str, Any] = json.loads(Path(dst.removeprefix("file://"), "report.json").read_text())
     return report
-
-
-def with_cloudvolume(url: str) -> Array:
-    return np.asarray(CloudVolume(url, progress=False)[:])
-
-
-def with_tensorstore(url: str) -> Array:
-    spec = {"driver": "neuroglancer_precomputed", "kvstore": f"{url}/"}
-    array: Array = tensorstore.open(spec).result().read().result()
-    return array
-
-
-def write_source(url: str, array: Array, offset: tuple[int, int, int] = (0, 0, 0), **info: Any) -> None:
-    """Write an XYZC array with CloudVolume."""
-    fields = {"layer_type": "image", "encoding": "raw", "chunk_size": (32, 32, 16)} | info
-    made = CloudVolume.create_new_info(
-        num_channels=array.shape[3],
-        data_type=str(array.dtype),
-        resolution=(16, 16, 40),
-        voxel_offset=offset,
-        volume_size=array.shape[:3],
-        **fields,
-    )
-    volume = CloudVolume(url, info=made, progress=False)
-    volume.commit_info()
-    volume[:] = array
 
 
 @pytest.mark.parametrize("sharded", [True, False])

@@ -7,7 +7,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,15 +34,16 @@ from beam_volumes.testing.faults import Faults
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
 from pipelines.export import main
+from tests.pipelines.conftest import SECONDS, children, only_error, started, wait_until, written
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
+
 OPTIONS = ["--chunk_size=16,16,32", "--memory_target=2200000"]
 """Of the source below 6 regions of 256 slices, and 6 shards of 8 slabs of 4 chunks."""
 SCALE = "16_16_40"
 HOLE = f"{SCALE}/0-32_0-32_520-524"
 """A stored chunk in the third region, whose slices are 512 to 767."""
 REGION = "0,0,512,32,32,768"
-SECONDS = 60.0
 TOKEN = "opened-by-this-token-and-no-other"
 
 
@@ -52,50 +52,13 @@ def export(src: Path | str, dst: Path, *options: str, processes: int = 1) -> int
     return main([f"--src={url}", f"--dst=file://{dst}", f"--processes={processes}", *options])
 
 
-def written(folder: Path) -> dict[str, bytes]:
-    """Return all files of a volume, but those that tell of the run."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    return {name: data for name, data in files.items() if name not in ("report.json", "provenance")}
-
-
 def report(dst: Path) -> dict[str, Any]:
     return Folder(f"file://{dst}").read_json("report.json") or {}
 
 
-def only_error(text: str) -> str:
-    """Return the one line that tells the error; there is no traceback."""
-    assert "Traceback" not in text
-    [line] = [line for line in text.splitlines() if line.lower().startswith("error")]
-    assert line.startswith("error: ")
-    return line
-
-
 def command(src: Path | str, dst: Path, *options: str) -> list[str]:
     url = src if isinstance(src, str) else f"file://{src}"
-    return [sys.executable, "-m", "pipelines.export", f"--src={url}", f"--dst=file://{dst}", *options]
-
-
-@contextlib.contextmanager
-def started(args: list[str], **how: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a command in a session of its own, which is gone at the end whatever happens."""
-    process = subprocess.Popen(
-        args, cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
+    return ["export", f"--src={url}", f"--dst=file://{dst}", *options]
 
 
 def packs(dst: Path) -> list[Path]:
@@ -103,18 +66,8 @@ def packs(dst: Path) -> list[Path]:
 
 
 @pytest.fixture(autouse=True)
-def temporary_files_of_the_killed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
-
-
-@pytest.fixture(autouse=True)
 def no_token_of_the_user(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOUD_VOLUME_DIR", str(tmp_path_factory.mktemp("no-secrets")))
-
-
-@pytest.fixture
-def dst(tmp_path: Path) -> Path:
-    return tmp_path / "volume"
 
 
 @pytest.fixture(scope="module")
@@ -312,11 +265,6 @@ def test_a_shard_file_vanishes_behind_the_run(
     goes_on(whole, dst, undisturbed)
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
-    return [int(child) for path in tasks for child in path.read_text().split()]
-
-
 def holders(process: subprocess.Popen[str], path: Path) -> list[int]:
     """Return the worker processes that hold a file open."""
     found = []
@@ -331,7 +279,7 @@ def test_a_worker_that_is_killed(source: Path, dst: Path, undisturbed: dict[str,
     """One chunk of the source is a pipe in which nothing comes: who holds it open works on its region."""
     (source / HOLE).rename(source / "aside")
     os.mkfifo(source / HOLE)
-    with started(command(source, dst, *OPTIONS, "--processes=2")) as process:
+    with started(*command(source, dst, *OPTIONS, "--processes=2")) as process:
         wait_until(lambda: len(packs(dst)) == 5, process)
         # The pipe's other end: without it they wait to open it, and do not hold it open yet.
         writer = os.open(source / HOLE, os.O_RDWR)
@@ -351,6 +299,14 @@ def test_a_worker_that_is_killed(source: Path, dst: Path, undisturbed: dict[str,
     assert report(dst)["stages"]["regions"]["taken_up_from_an_interrupted_run"] == 5
 
 
+def command_lines(process: subprocess.Popen[str]) -> set[str]:
+    lines = set()
+    for pid in [process.pid, *children(process)]:
+        with contextlib.suppress(OSError):
+            lines.add(Path(f"/proc/{pid}/cmdline").read_text())
+    return lines
+
+
 def limit_files(size: int) -> Callable[[], None]:
     """Return what lets a process write no file larger than that: Python gets EFBIG, as ENOSPC from a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
@@ -368,7 +324,7 @@ def test_a_full_disk(size: int, options: list[str], place: str, whole: Path, dst
     args = command(whole, dst, *options)
     # A library that is compiled to a file larger than the limit would be left in part.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    with started(args, preexec_fn=limit_files(size), env=environment) as process:
+    with started(*args, preexec_fn=limit_files(size), env=environment) as process:
         out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 1, (out, err)
     line = only_error(err)
@@ -590,11 +546,11 @@ def test_a_token_is_seen_nowhere(server: ProofreadingServer, dst: Path, monkeypa
     monkeypatch.setattr(server, "faults", replace(server.faults, slow_seconds=0.5))
     lines: set[str] = set()
     args = command(server.url, dst, *GRAPHENE, "--processes=2")
-    with started(args, env=environment) as process:
+    with started(*args, env=environment) as process:
         # The server takes its time, so the worker processes are there to be looked at.
-        wait_until(lambda: (dst / "info").exists() and len(children(process)) > 0, process)
-        for pid in [process.pid, *children(process)]:
-            lines.add(Path(f"/proc/{pid}/cmdline").read_text())
+        # One that has only just been forked shows the launcher's line.
+        wait_until(lambda: (dst / "info").exists() and len(command_lines(process)) > 1, process)
+        lines |= command_lines(process)
         seen_on_the_way = [path.read_bytes() for path in dst.rglob("*") if path.is_file()]
         out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 0, err

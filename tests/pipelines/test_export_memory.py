@@ -1,7 +1,6 @@
 """Memory does not grow with the volume."""
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.pipelines.conftest import peak_memory_bytes
 
 MEMORY_TARGET = 400_000_000
 SPARE = 500_000_000
@@ -35,13 +36,3 @@ def test_four_gigavoxels_and_a_shuffle_larger_than_memory(tmp_path: Path) -> Non
     assert report["stages"]["shards"]["planned"] == 16
     assert 100_000_000 < peak < MEMORY_TARGET + SPARE
     assert 100_000_000 < report["peak_memory_bytes"] < MEMORY_TARGET + SPARE
-
-
-def peak_memory_bytes(pid: int) -> int:
-    """Return the most that a process has held so far; 0 when it has just ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return int(found[1]) * 1024 if found else 0

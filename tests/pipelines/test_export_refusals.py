@@ -4,7 +4,6 @@ Where it is only found when the destination is taken that it cannot be, the exit
 """
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,18 +14,13 @@ from beam_volumes.testing.chunk_graph import DEMO_TIMES, INGESTED
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
 from pipelines.export import main
+from tests.pipelines.conftest import rows_of, tree
 
 NEURONS = "made://neurons?size=40,40,20&chunk=16,16,16"
 BYTES = "made://neurons?size=40,40,20&chunk=16,16,16&dtype=uint8"
 IMAGE = "made://image?size=40,40,20&chunk=16,16,16"
 SMALL = ["--chunk_size=16,16,16", "--memory_target=2000000", "--processes=1"]
 TOKEN = "opened-by-this-token"
-
-
-def tree(folder: Path) -> dict[str, tuple[int, int, int]]:
-    """Return what shows any write below a folder: inode, size and time of everything in it."""
-    found = {str(path.relative_to(folder)): path.lstat() for path in [folder, *folder.rglob("*")]}
-    return {name: (s.st_ino, s.st_size if stat.S_ISREG(s.st_mode) else 0, s.st_mtime_ns) for name, s in found.items()}
 
 
 def refusal(capsys: pytest.CaptureFixture[str], args: Sequence[str]) -> str:
@@ -80,7 +74,7 @@ OPTIONS = {
         ["--chunk_size=8,8,8", "--memory_target=50000"],
         r"--memory_target: expected at least 131,072 bytes.*came 50,000: raise it",
     ),
-    "unknown encoding": (["--encoding=webp"], r"--encoding: expected one of raw, compressed_segmentation.*'webp'"),
+    "unknown encoding": (["--encoding=webp"], r"--encoding: expected one or several of auto, raw,.*'webp'"),
     "jpeg of ids": (["--encoding=jpeg"], r"--encoding: expected one that holds .*uint64.*came jpeg"),
     "png of ids": (["--encoding=png"], r"--encoding: expected one that holds .*uint64.*came png"),
     "jpeg of a segmentation": (["--encoding=jpeg", f"--src={BYTES}"], r"--encoding: .*\buint8\b.*came jpeg"),
@@ -412,10 +406,10 @@ def test_plan_writes_nothing(dst: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert err == ""
     assert tree(tmp_path) == before
     rows = rows_of(out)
-    assert rows["chunks"].startswith("18 of 16 x 16 x 16")
+    assert rows["mip 0 chunks"].startswith("18 of 16 x 16 x 16")
     assert rows["boxes to read"].startswith("1 of ")
     assert rows["boxes of unfinished shards"] == "1"
-    assert rows["shards"].startswith("1 of ")
+    assert rows["mip 0 shards"].startswith("1 of ")
     assert rows["shards left to write"] == "1"
     assert rows["bytes of voxels"] == f"{40 * 40 * 20 * 8:,}"
     assert int(rows["bytes to write, estimated"].replace(",", "")) > 0
@@ -440,12 +434,6 @@ def test_plan_of_a_graph_writes_nothing(
     ids = int(rows["server ids, estimated"].replace(",", ""))
     assert ids == pytest.approx(len(server.graph.supervoxels), rel=0.5)
     assert int(rows["server requests, estimated"].replace(",", "")) >= 1
-    assert rows["chunks"].startswith("32 of 16 x 16 x 16")
+    assert rows["mip 0 chunks"].startswith("32 of 16 x 16 x 16")
     assert tree(tmp_path) == before
     assert server.statistics.requests["roots_binary"] == asked
-
-
-def rows_of(printed: str) -> dict[str, str]:
-    """Return what is printed as lines of `name: value`."""
-    pairs = [line.split(": ", 1) for line in printed.splitlines() if line.startswith("  ")]
-    return {name.strip(): value.strip() for name, value in pairs}

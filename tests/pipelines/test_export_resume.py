@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,16 +27,14 @@ from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_se
 from pipelines.export import Config, main, plan
 from pipelines.options import parse
 from pipelines.running import Setting
+from tests.pipelines.conftest import SECONDS, alive, only_error, stamps, started, wait_until, written
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
+
 VOLUME = "made://neurons?size=32,32,1536&chunk=128,128,2"
 """With these options 6 regions, whose pieces are 4 slices of a chunk, and 12 shards of 16 chunks."""
 OPTIONS = ["--chunk_size=16,16,32", "--memory_target=1100000"]
 SCALE = "16_16_40"
-SECONDS = 60.0
-"""Nothing here takes so long, unless it hangs."""
-
-Stamp = tuple[int, int, int]
 
 
 class Files(NamedTuple):
@@ -45,19 +42,6 @@ class Files(NamedTuple):
 
     options: list[str]
     bytes: dict[str, bytes]
-
-
-def written(folder: Path) -> dict[str, bytes]:
-    """Return all files of a volume, but those that tell of the run."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-    return {name: data for name, data in files.items() if name not in ("report.json", "provenance")}
-
-
-def stamps(folder: Path) -> dict[str, Stamp]:
-    """Return what shows that a file was written again."""
-    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*") if not path.is_dir()}
-    return {name: (s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found.items()}
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -69,40 +53,10 @@ def export(dst: Path, *options: str, src: str = VOLUME) -> int:
     return main([f"--src={src}", f"--dst=file://{dst}", "--processes=1", *options])
 
 
-def only_error(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line that tells the error; there is no traceback."""
-    text = capsys.readouterr().err
-    assert "Traceback" not in text
-    [line] = [line for line in text.splitlines() if line.startswith("error: ")]
-    return line
-
-
-@contextlib.contextmanager
-def started(dst: Path, *options: str, src: str = VOLUME, processes: int = 2) -> Iterator[subprocess.Popen[str]]:
-    """Run the command in a session of its own, which is gone at the end whatever happens."""
-    command = [sys.executable, "-m", "pipelines.export", f"--src={src}", f"--dst=file://{dst}", *options]
-    process = subprocess.Popen(
-        [*command, f"--processes={processes}"],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        assert process is None or process.poll() is None, process.communicate()
-        time.sleep(0.001)
+def exporting(
+    dst: Path, *options: str, src: str = VOLUME, processes: int = 2
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+    return started("export", f"--src={src}", f"--dst=file://{dst}", *options, f"--processes={processes}")
 
 
 def receipts(dst: Path) -> list[int]:
@@ -123,16 +77,6 @@ def shard_files(dst: Path, shard: int) -> set[str]:
         for y in (0, 16)
         for z in range(128 * shard, 128 * shard + 128, 32)
     }
-
-
-@pytest.fixture(autouse=True)
-def temporary_files_of_the_killed(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("temporary")))
-
-
-@pytest.fixture
-def dst(tmp_path: Path) -> Path:
-    return tmp_path / "volume"
 
 
 def undisturbed(folder: Path, *options: str) -> Files:
@@ -194,7 +138,7 @@ def test_killed_and_run_again(
     request: pytest.FixtureRequest,
 ) -> None:
     expected: Files = request.getfixturevalue(files)
-    with started(dst, *expected.options, processes=processes) as process:
+    with exporting(dst, *expected.options, processes=processes) as process:
         wait_until(lambda: moment(dst), process)
         kill(process)
         assert process.wait(SECONDS) == -signal.SIGKILL
@@ -217,20 +161,9 @@ def test_killed_and_run_again(
     assert stages["regions"]["done"] - stages["regions"]["taken_up_from_an_interrupted_run"] == 6 - taken_up
 
 
-def alive(session: int) -> list[int]:
-    """Return the processes of a session that have not ended."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
-            if int(its_session) == session and state != "Z":
-                found.append(int(path.parent.name))
-    return found
-
-
 @pytest.mark.parametrize(("moment", "processes"), [(rendering, 2), (writing, 1)], ids=["rendering", "writing"])
 def test_ctrl_c_and_run_again(moment: Callable[[Path], bool], processes: int, shards: Files, dst: Path) -> None:
-    with started(dst, *shards.options, processes=processes) as process:
+    with exporting(dst, *shards.options, processes=processes) as process:
         wait_until(lambda: moment(dst), process)
         asked = time.monotonic()
         # A terminal sends it to all processes of the command.
@@ -269,7 +202,7 @@ def test_ctrl_c_before_anything_is_written(dst: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     os.mkfifo(source / "info")
-    with started(dst, *OPTIONS, src=f"file://{source}", processes=1) as process:
+    with exporting(dst, *OPTIONS, src=f"file://{source}", processes=1) as process:
         # It can be opened for writing without waiting as soon as somebody reads.
         writer: list[int] = []
 
@@ -309,7 +242,7 @@ def interrupted(dst: Path, shards: int, *options: str) -> None:
 
 CHANGES = {
     "chunk size": (["--chunk_size=16,16,64"], r"chunk_size was [16, 16, 32], now [16, 16, 64]"),
-    "encoding": (["--encoding=compresso"], r'encoding was null, now "compresso"'),
+    "encoding": (["--encoding=compresso"], r'encoding was null, now ["compresso"]'),
     "bounds": (["--bounds=0,0,0,32,32,640"], r"bounds was null, now [0, 0, 0, 32, 32, 640]"),
     "place": (["--translate=5,0,0"], r"translate was [0, 0, 0], now [5, 0, 0]"),
     "files": (["--sharded=false"], r"sharded was true, now false"),
@@ -333,7 +266,7 @@ def test_another_export_is_refused(
         rest = [option for option in OPTIONS if option.split("=")[0] not in changed]
         src = [] if "--src" in changed else [f"--src={VOLUME}"]
         assert main([*src, f"--dst=file://{dst}", "--processes=1", *rest, *options]) == 2
-        line = only_error(capsys)
+        line = only_error(capsys.readouterr().err)
         assert line.startswith(f"error: --dst: file://{dst} holds another run: ")
         assert difference in line
         assert line.endswith("choose another place, or replace the volume with --overwrite")
@@ -392,7 +325,7 @@ def test_without_resume_all_is_done_again(
     if complete:
         capsys.readouterr()
         assert export(dst, *options) == 2
-        assert only_error(capsys).startswith("error: --resume: expected an unfinished export at")
+        assert only_error(capsys.readouterr().err).startswith("error: --resume: expected an unfinished export at")
         assert {name: stamp[2] for name, stamp in stamps(dst).items()} == before
         options.append("--overwrite")
     assert export(dst, *options) == 0
@@ -447,7 +380,7 @@ def test_interrupted_at_the_very_end(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, method, failing(getattr(Folder, method), "report.json", [".beam_volumes/claim.json"]))
         assert export(dst, *OPTIONS) == 1
-    line = only_error(capsys)
+    line = only_error(capsys.readouterr().err)
     assert "the disk is gone" in line
     assert (dst / ".beam_volumes" / "claim.json").exists()
     assert (dst / "report.json").exists() == (method == "delete")
@@ -474,7 +407,7 @@ def test_interrupted_before_the_info(
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "write", failing(Folder.write, "info"))
         assert export(dst, *OPTIONS) != 0
-    line = only_error(capsys)
+    line = only_error(capsys.readouterr().err)
     assert line.endswith("/info: the disk is gone")
     assert export(dst, *OPTIONS) == 0
     assert written(dst) == shards.bytes
@@ -504,7 +437,7 @@ def test_another_moment_is_another_export(
     before, asked = stamps(dst), server.statistics.requests["roots_binary"]
     capsys.readouterr()
     assert export_at(last) == 2
-    line = only_error(capsys)
+    line = only_error(capsys.readouterr().err)
     assert f"timestamp was {first}, now {last}" in line
     assert stamps(dst) == before
     assert server.statistics.requests["roots_binary"] == asked
@@ -536,7 +469,7 @@ def test_a_run_stops_when_another_takes_its_place(
     with monkeypatch.context() as patch:
         patch.setattr(shard_assembly, "write_shard", disturbed)
         assert export(dst, *OPTIONS) == 1
-    line = only_error(capsys)
+    line = only_error(capsys.readouterr().err)
     assert "another run has taken it over: nothing more is written" in line
     assert "in shard " in line
     assert len(calls) == 4
@@ -560,7 +493,7 @@ def test_a_run_that_lost_its_claim_at_the_end_does_not_commit(
     with monkeypatch.context() as patch:
         patch.setattr(shard_assembly, "record", disturbed)
         assert export(dst, *OPTIONS) == 1
-    line = only_error(capsys)
+    line = only_error(capsys.readouterr().err)
     assert "another run has taken it over" in line
     assert not (dst / "report.json").exists()
     assert export(dst, *smaller.options) == 0
@@ -569,7 +502,7 @@ def test_a_run_that_lost_its_claim_at_the_end_does_not_commit(
 
 def both_end(dst: Path, first: list[str], second: list[str]) -> list[tuple[int, str]]:
     """Start two exports at the same moment and return their exit statuses and messages."""
-    with started(dst, *first, processes=1) as a, started(dst, *second, processes=1) as b:
+    with exporting(dst, *first, processes=1) as a, exporting(dst, *second, processes=1) as b:
         ends = [(process, process.communicate(timeout=SECONDS)[1]) for process in (a, b)]
         return [(process.returncode, text) for process, text in ends]
 
@@ -596,7 +529,7 @@ def test_two_equal_exports_started_at_once(shards: Files, dst: Path) -> None:
 
 def test_a_second_equal_export_joins_the_first(shards: Files, dst: Path, tmp_path: Path) -> None:
     """Both write the same bytes, and one of them the report: the other finds it."""
-    with started(dst, *shards.options, processes=1) as first:
+    with exporting(dst, *shards.options, processes=1) as first:
         wait_until(lambda: rendering(dst), first)
         status = export(dst, *shards.options)
         _, text = first.communicate(timeout=SECONDS)

@@ -1,43 +1,13 @@
 """An export into an object store has the bytes of one onto a disk."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from beam_volumes.storage import Folder, s3
 from pipelines import export
 
 OPTIONS = ["--src=made://neurons?size=200,150,60&chunk=32,32,16", "--chunk_size=32,32,16", "--memory_target=4000000"]
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    s3._client_of_process.cache_clear()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="volumes")
-    client.close()
-    yield "s3://volumes"
-    Folder("s3://volumes").delete_folder("")
-    s3._client().close()
-    s3._client_of_process.cache_clear()
-    server.stop()
 
 
 @pytest.mark.parametrize(("sharded", "processes"), [(True, 2), (False, 1)])
