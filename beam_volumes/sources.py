@@ -18,7 +18,10 @@ from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.graphene import GraphInfo
 from beam_volumes.precomputed.info import Json
-from beam_volumes.source_checks import check_location, check_readable, format_of
+from beam_volumes.precomputed.sharding import ShardingSpec
+from beam_volumes.shard_source import Layout, ShardedScale, sharding_of
+from beam_volumes.source_checks import check_location, check_readable, format_of, is_on_this_machine
+from beam_volumes.storage import join
 from beam_volumes.storage.urls import redacted
 from beam_volumes.testing.made import open_made
 
@@ -113,6 +116,8 @@ def open_reader(source: Source, *, fill_missing: bool) -> Reader:
     """Open a source for reading, in the process that reads it; see `Source` and `Reader`."""
     if source.url.startswith(_MADE):
         return _MadeReader(source)
+    if sharding := _sharding_here(source):
+        return _open_sharded(source, sharding, fill_missing)
     return _VolumeReader(source, fill_missing)
 
 
@@ -136,6 +141,27 @@ def graph_chunks_at(source: Source) -> tuple[Vec, Vec]:
         )
     # A chunk grid that starts between two coarse voxels starts, for reading, at the coarse voxel that holds it.
     return _vec(sizes), _vec([np.floor(n) for n in starts])
+
+
+def is_read_by_chunk(source: Source) -> bool:
+    """Whether a stored chunk can be read for as little as its share of a larger box."""
+    return _sharding_here(source) is not None
+
+
+def _sharding_here(source: Source) -> ShardingSpec | None:
+    """Return the sharding of a Precomputed volume on this machine's disk; None for any other volume."""
+    if source.url.startswith(_MADE) or format_of(source.voxels_url) != "precomputed":
+        return None
+    return sharding_of(source.info["scales"][source.mip]) if is_on_this_machine(source.voxels_url) else None
+
+
+def _open_sharded(source: Source, spec: ShardingSpec, fill_missing: bool) -> Reader:
+    scale = source.info["scales"][source.mip]
+    chunks = Grid(source.box, source.chunk, source.chunk_origin)
+    block_size = scale.get("compressed_segmentation_block_size")
+    layout = Layout(chunks, scale["encoding"], source.data_type, source.num_channels, block_size)
+    folder = join(source.voxels_url.removeprefix("precomputed://"), scale["key"])
+    return ShardedScale(folder, spec, layout, fill_missing=fill_missing)
 
 
 class _VolumeReader:

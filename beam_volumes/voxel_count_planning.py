@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.int_map import file_bytes
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
-from beam_volumes.sources import Source, open_reader
+from beam_volumes.sources import Source, is_read_by_chunk, open_reader
 from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
 from beam_volumes.voxel_count_files import GROUP_ROWS
 from beam_volumes.voxel_count_plan import CountPlan
@@ -61,7 +62,9 @@ def plan_reading_of(source: Source, bounds: Box, memory_target: int) -> ReadingP
     """
     stored = Lattice(source.chunk, source.chunk_origin)
     voxel_bytes = np.dtype(source.data_type).itemsize
-    return plan_reading(bounds, stored, stored, [stored], (voxel_bytes, memory_target))
+    reading = plan_reading(bounds, stored, stored, [stored], (voxel_bytes, memory_target))
+    # Where larger blocks gain nothing, one chunk stays in the caches from decoding to counting.
+    return replace(reading, block=stored) if is_read_by_chunk(source) else reading
 
 
 def memory_per_worker(plan: CountPlan) -> int:
