@@ -1,12 +1,14 @@
 """What the README and the docs claim: their commands run, their names exist, their figures are those of the code."""
 
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cloudvolume import CloudVolume
 from PIL import Image
@@ -16,6 +18,7 @@ from examples import demo
 from pipelines.beam_options import vcpus
 from pipelines.export import Config
 from pipelines.options import parse
+from templates.generate import PIPELINES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -47,6 +50,18 @@ def test_the_first_export_of_the_readme_works_and_can_be_opened(tmp_path: Path) 
     code = "\n".join([*lines, f"print({last}.shape)"])
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "(100, 100, 1, 1)"
+
+
+def test_the_counts_of_the_readme_are_written(tmp_path: Path) -> None:
+    run_block(block_with("--src='made://neurons"), tmp_path)
+    shown = run_block(block_with("pipelines.count_voxels"), tmp_path)
+    assert f"file://{tmp_path}/out/neurons is complete" in shown
+    folder = tmp_path / "out/neurons/16_16_40/stats"
+    section = README.split("## Voxel counts")[1].split("\n## ")[0]
+    assert {path.name for path in folder.iterdir()} == set(re.findall(r"voxel_counts\.\w+", section))
+    table = pq.read_table(folder / "voxel_counts.parquet")
+    assert all(f"`{name}`" in section for name in table.column_names)
+    assert sum(table["voxels"].to_pylist()) == 512 * 512 * 128
 
 
 def test_the_server_of_the_readme_serves_an_export(tmp_path: Path) -> None:
@@ -100,7 +115,8 @@ def test_jobs_in_the_docs_have_no_more_processes_than_a_server_may_be_asked_by()
 
 def test_options_that_are_named_in_the_text_exist() -> None:
     beam = {"runner", "max_num_workers", "machine_type", "temp_location", "staging_location"}
-    names = {f.name for f in dataclasses.fields(Config)} | beam | {"name", "noname"}
+    configs = [importlib.import_module(f"pipelines.{name}").Config for name in PIPELINES]
+    names = {f.name for config in configs for f in dataclasses.fields(config)} | beam | {"name", "noname"}
     for page, text in PAGES.items():
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
         named = set(re.findall(r"`--([a-z_]+)", prose))
