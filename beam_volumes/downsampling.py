@@ -184,7 +184,9 @@ class Downsampler:
             bits = f"u{out.itemsize}"
             array, target = _rows(tile.state).view(bits), _rows(out).view(bits)
             if self.method == "mode":
-                kernels.mode_of_blocks(array, edges, pairs, self.sparse, target)
+                most = math.prod(int(np.diff(axis).max()) for axis in edges)
+                found = (np.empty(most, bits), np.empty(most, np.int64))
+                kernels.mode_of_blocks(array, edges, pairs, self.sparse, found, target)
             else:
                 kernels.first_of_blocks(array, edges, target)
         return Tile(tile.base, _product(tile.factor, factor), out), out
@@ -238,6 +240,12 @@ def _pairs(edges: npt.NDArray[np.int64], factor: int) -> tuple[int, int]:
     return (int(lengths[0] < 2), len(lengths) - int(lengths[-1] < 2))
 
 
+def _range_of_most(counts: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Return the half-open range of the largest counts, which only the first and the last may not be."""
+    found = np.flatnonzero(counts == counts.max())
+    return int(found[0]), int(found[-1]) + 1
+
+
 def _average(
     downsampler: Downsampler, tile: Tile, factor: Vec, edges: _Axes, keep: bool, kernels: ModuleType
 ) -> tuple[Tile, Array]:
@@ -260,7 +268,7 @@ def _average(
     if state.dtype == np.uint8 and rows.shape[1] % 8 == 0 and pairs == (0, x) and max(factor) == 2 and _LITTLE:
         kernels.average_of_bytes(rows.view(np.uint64), edges, sums.view(np.uint64), averages.view(np.uint32))
     else:
-        kernels.average_of_blocks(rows, edges, pairs, counts, sums, averages)
+        kernels.average_of_blocks(rows, edges, pairs, counts, _range_of_most(counts[0]), sums, averages)
     return Tile(tile.base, total, sums.reshape(channels, z, y, x).T if keep else out), out
 
 

@@ -31,7 +31,13 @@ Range = tuple[int, int]
 _ALL, _ONES, _BYTES = np.uint64(2**64 - 1), np.uint64(0x0001000100010001), np.uint64(0x00FF00FF00FF00FF)
 _PAIRS, _8, _16 = np.uint64(0x0000FFFF0000FFFF), np.uint64(8), np.uint64(16)
 
+# Compiling is quick as long as no function of numpy is used: `np.diff` and `max` alone took 3 s.
 _kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+
+_WITHIN: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+_part = numba.njit(error_model="numpy", **_WITHIN)
+"""What only kernels call: kept on disk within them, and without entries for Python and C, whose compilation counts."""
 
 
 @_kernel
@@ -44,7 +50,7 @@ def first_of_blocks(fine: Array, edges: Axes, out: Array) -> None:
             out[row, x] = fine[first, x_edges[x]]
 
 
-@_kernel
+@_part
 def _rows(edges: Axes, row: int) -> tuple[int, int, int, int]:
     """Return the first fine row of a coarse row, how many rows it has in y and in z, and the stride of the latter."""
     _, y_edges, z_edges = edges
@@ -55,7 +61,9 @@ def _rows(edges: Axes, row: int) -> tuple[int, int, int, int]:
 
 
 @_kernel
-def mode_of_blocks(fine: Array, edges: Axes, pairs: Range, sparse: bool, out: Array) -> None:
+def mode_of_blocks(
+    fine: Array, edges: Axes, pairs: Range, sparse: bool, found: tuple[Array, Array], out: Array
+) -> None:
     """Write the most frequent label of each block to `out`; of several, the one whose first voxel is first, x fastest.
 
     Args:
@@ -63,12 +71,11 @@ def mode_of_blocks(fine: Array, edges: Axes, pairs: Range, sparse: bool, out: Ar
         edges: of x, y and z.
         pairs: see the module.
         sparse: leave 0 out of the count, unless there is nothing else.
+        found: room for the labels of the largest block (of the same type) and for their counts (int64).
         out: labels of the same type.
 
     """
     x_edges = edges[0]
-    size = np.diff(x_edges).max() * np.diff(edges[1]).max() * np.diff(edges[2]).max()
-    found = (np.empty(size, fine.dtype), np.empty(size, np.int64))
     for row in range(out.shape[0]):
         rows = _rows(edges, row)
         left, right = pairs if rows[1] == 2 and rows[2] <= 2 else (0, 0)
@@ -84,7 +91,7 @@ def mode_of_blocks(fine: Array, edges: Axes, pairs: Range, sparse: bool, out: Ar
             out[row, x] = _mode(fine, rows, (x_edges[x], x_edges[x + 1]), sparse, found)
 
 
-@_kernel
+@_part
 def _mode(fine: Array, rows: tuple[int, int, int, int], span: Range, sparse: bool, found: tuple[Array, Array]) -> Any:
     # Labels in the order of their first voxel: the first of the largest counts is the one that came first.
     labels, counts = found
@@ -108,7 +115,7 @@ def _mode(fine: Array, rows: tuple[int, int, int, int], span: Range, sparse: boo
     return _first_of_most(labels, counts, n) if n else fine.dtype.type(0)
 
 
-@_kernel
+@_part
 def _first_of_most(labels: Array, counts: Array, n: int) -> Any:
     best = 0
     for at in range(1, n):
@@ -117,7 +124,7 @@ def _first_of_most(labels: Array, counts: Array, n: int) -> Any:
     return labels[best]
 
 
-@_kernel
+@_part
 def _mode_of_four(fine: Array, first: int, start: int, out: Array, row: int, span: Range) -> None:
     # Two equal labels of four are at least a tie, and the pair that begins first wins it.
     for i in range(span[0], span[1]):
@@ -128,7 +135,7 @@ def _mode_of_four(fine: Array, first: int, start: int, out: Array, row: int, spa
         out[row, np.uint64(i)] = a if (a == b) | (a == c) | (a == d) else label
 
 
-@_kernel
+@_part
 def _sparse_mode_of_four(fine: Array, first: int, start: int, out: Array, row: int, span: Range) -> None:
     for i in range(span[0], span[1]):
         x, y = np.uint64(start + 2 * i), np.uint64(start + 2 * i + 1)
@@ -141,7 +148,7 @@ def _sparse_mode_of_four(fine: Array, first: int, start: int, out: Array, row: i
         out[row, np.uint64(i)] = a if (a != 0) & ((a == b) | (a == c) | (a == d)) else label
 
 
-@_kernel
+@_part
 def _mode_of_eight(
     fine: Array,
     rows: tuple[int, int, int, int],
@@ -165,7 +172,7 @@ def _mode_of_eight(
             out[np.uint64(i)] = _mode_of_mixed(fine, (first, third), (x, y), sparse, found[0])
 
 
-@_kernel
+@_part
 def _mode_of_mixed(fine: Array, rows: Range, columns: tuple[np.uint64, np.uint64], sparse: bool, labels: Array) -> Any:
     # All pairs are compared, without branches: what is equal can hardly be foretold. The eight are not all background.
     (first, third), (x, y) = rows, columns
@@ -204,7 +211,7 @@ def extreme_of_blocks(fine: Array, edges: Axes, pairs: Range, largest: bool, out
                         out[row, i] = _extreme(out[row, i], fine[fine_row, x], largest)
 
 
-@_kernel
+@_part
 def _extreme(best: Any, value: Any, largest: bool) -> Any:
     # A comparison with NaN is false: NaN is taken, and then nothing replaces it.
     keep = best >= value if largest else best <= value
@@ -219,7 +226,9 @@ def sum_of_blocks(fine: Array, edges: Axes, pairs: Range, sums: Array) -> None:
 
 
 @_kernel
-def average_of_blocks(fine: Array, edges: Axes, pairs: Range, counts: Axes, sums: Array, out: Array) -> None:
+def average_of_blocks(
+    fine: Array, edges: Axes, pairs: Range, counts: Axes, alike: Range, sums: Array, out: Array
+) -> None:
     """Add up each block, and divide by the number of voxels of mip 0 in it.
 
     Args:
@@ -227,12 +236,13 @@ def average_of_blocks(fine: Array, edges: Axes, pairs: Range, counts: Axes, sums
         edges: of x, y and z.
         pairs: see the module.
         counts: along x, y and z, the voxels of mip 0 in each block.
+        alike: the half-open range of the blocks that are equally long in x; not empty.
         sums: as in `sum_of_blocks`; or one row only, which then serves for all.
         out: averages, rounded half to even in integer types.
 
     """
     x_counts, y_counts, z_counts = counts
-    left, right = _range_of_most(x_counts)
+    left, right = alike
     for row in range(out.shape[0]):
         used = row if sums.shape[0] > 1 else 0
         _add_rows(fine, edges, pairs, row, sums, used)
@@ -245,18 +255,7 @@ def average_of_blocks(fine: Array, edges: Axes, pairs: Range, counts: Axes, sums
             _divide(sums, used, voxels * x_counts[x], out, row, (x, x + 1))
 
 
-@_kernel
-def _range_of_most(counts: Edges) -> Range:
-    left, right = 0, counts.size
-    most = counts.max()
-    while counts[left] < most:
-        left += 1
-    while counts[right - 1] < most:
-        right -= 1
-    return left, right
-
-
-@_kernel
+@_part
 def _add_rows(fine: Array, edges: Axes, pairs: Range, row: int, sums: Array, used: int) -> None:
     # Always from the first voxel of a block to its last, one by one: the sums of floats depend on the order.
     first, y_rows, z_rows, stride = _rows(edges, row)
@@ -271,7 +270,7 @@ def _add_rows(fine: Array, edges: Axes, pairs: Range, row: int, sums: Array, use
                 _add_row(fine, fine_row, edges[0], pairs, sums, used)
 
 
-@_kernel
+@_part
 def _add_row(fine: Array, row: int, x_edges: Edges, pairs: Range, sums: Array, used: int) -> None:
     left, right = pairs
     for i in range(left):
@@ -320,7 +319,7 @@ def average_of_bytes(fine: Array, edges: Axes, sums: Array, out: Array) -> None:
             out[row, at] = averages | (averages >> _16)
 
 
-@_kernel
+@_part
 def _pair_sums(word: Any) -> Any:
     return (word & _BYTES) + ((word >> _8) & _BYTES)
 
