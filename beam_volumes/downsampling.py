@@ -178,11 +178,11 @@ class Downsampler:
         out = np.empty((*coarse.shape, tile.state.shape[3]), self.data_type, order="F")
         pairs = _pairs(edges[0], factor[0])
         if self.method in ("min", "max"):
-            kernels.extreme_of_blocks(_rows(tile.state), edges, pairs, self.method == "max", _rows(out))
+            kernels.extreme_of_blocks(_rows_to_read(tile.state), edges, pairs, self.method == "max", _rows(out))
         else:
             # By their bits: four types are compiled instead of nine.
             bits = f"u{out.itemsize}"
-            array, target = _rows(tile.state).view(bits), _rows(out).view(bits)
+            array, target = _rows_to_read(tile.state).view(bits), _rows(out).view(bits)
             if self.method == "mode":
                 most = math.prod(int(np.diff(axis).max()) for axis in edges)
                 found = (np.empty(most, bits), np.empty(most, np.int64))
@@ -223,6 +223,13 @@ def _rows(array: Array) -> Array:
     return array.T.reshape(-1, array.shape[0])
 
 
+def _rows_to_read(array: Array) -> Array:
+    """Return rows that cannot be written; numba compiles a kernel anew for arrays that can, and some cannot."""
+    rows = _rows(array)
+    rows.flags.writeable = False
+    return rows
+
+
 def _edges(fine: Box, coarse: Box, factor: Vec) -> _Axes:
     """Return for each axis where blocks begin and end in an array whose first voxel is that of `fine`."""
     x, y, z = (
@@ -259,12 +266,12 @@ def _average(
     if downsampler._in_halves:
         state = _halves(state) if tile.factor == (1, 1, 1) else state
         halves = np.empty((x, y, z, state.shape[3]), np.int64, order="F")
-        kernels.sum_of_blocks(_rows(state), edges, pairs, _rows(halves))
+        kernels.sum_of_blocks(_rows_to_read(state), edges, pairs, _rows(halves))
         return Tile(tile.base, total, halves), _average_of_halves(halves, counts, downsampler.data_type)
     channels = state.shape[3]
     out = np.empty((x, y, z, channels), downsampler.data_type, order="F")
     sums = np.empty((channels * z * y if keep else 1, x), downsampler.state_type(total))
-    rows, averages = _rows(state), _rows(out)
+    rows, averages = _rows_to_read(state), _rows(out)
     if state.dtype == np.uint8 and rows.shape[1] % 8 == 0 and pairs == (0, x) and max(factor) == 2 and _LITTLE:
         kernels.average_of_bytes(rows.view(np.uint64), edges, sums.view(np.uint64), averages.view(np.uint32))
     else:

@@ -1,0 +1,44 @@
+"""Compile the kernels ahead of the first run that needs them, for the types that volumes mostly have.
+
+    python -m beam_volumes.warm_up
+
+For images: their workers find the compiled code where NUMBA_CACHE_DIR says, if NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+are what they were here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from beam_volumes.codecs import encode_chunk
+from beam_volumes.downsampling import Downsampler
+from beam_volumes.voxel_counts import LabelCounter
+
+_LABELS = ("uint8", "uint16", "uint32", "uint64")
+_IMAGES = ("uint8", "uint16", "float32")
+
+_STEPS = ((2, 2, 2),) * 10
+"""As far as averages go: their sums have another type every few mips."""
+
+
+def warm_up() -> None:
+    """Run every kernel once for each type; seconds, or nothing where that has been done."""
+    kinds = [("mode", data_type) for data_type in _LABELS] + [("average", data_type) for data_type in _IMAGES]
+    for method, data_type in kinds:
+        downsampler = Downsampler(method, data_type)
+        # Images have a kernel for rows of whole words, too.
+        for x in (15, 16):
+            tile = downsampler.tile(np.zeros((x, 4, 4, 1), data_type), (0, 0, 0))
+            for _ in downsampler.mips(tile, _STEPS):
+                pass
+    for data_type in _LABELS:
+        for with_boxes in (False, True):
+            counter = LabelCounter(2**20, lambda _: None, with_boxes=with_boxes)
+            counter.add(np.zeros((2, 2, 2, 1), data_type), (0, 0, 0))
+            counter.take()
+    for data_type in ("uint32", "uint64"):
+        encode_chunk(np.zeros((8, 8, 8, 1), data_type), "compressed_segmentation")
+
+
+if __name__ == "__main__":
+    warm_up()
