@@ -1,13 +1,16 @@
 """Encodings of chunks, and the compression around them.
 
 The encoders are CloudVolume's (`cloudvolume.chunks`), which are those of the Precomputed format:
-https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed
+https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed; that of compressed_segmentation, which
+is used most, is the project's own.
 """
 
 from __future__ import annotations
 
 import gzip
 import math
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +22,7 @@ from cloudvolume import chunks as cloudvolume_chunks
 
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Vec
+from beam_volumes.segmentation_encoder import encode as encode_segmentation
 
 Array = npt.NDArray[np.generic]
 
@@ -33,6 +37,11 @@ BLOCK_SIZE: Vec = (8, 8, 8)
 """The block of compressed_segmentation, in voxels, XYZ."""
 
 _GZIP_LEVEL = 6
+_GZIP_MEMBER = b"\x1f\x8b\x08"
+_GZIP_TRAILER = struct.Struct("<II")
+_DEFLATE_RATIO = 1032
+"""The most that deflate can compress."""
+
 _BROTLI_QUALITY = 5
 
 
@@ -60,7 +69,7 @@ _ENCODINGS = {
     "raw": _Encoding(DATA_TYPES, None),
     # A block's header is two words of 32 bits and says in 24 bits after how many words its table begins:
     # https://github.com/google/neuroglancer/tree/master/src/sliceview/compressed_segmentation. Varied voxels reach that
-    # limit far earlier, as tables and values stand between the headers.
+    # limit earlier, as the tables of other blocks stand before a table.
     "compressed_segmentation": _Encoding(("uint32", "uint64"), (1,), most_blocks=2**23 - 1),
     # Its header has 16 bits for a side; of longer chunks it keeps a part, without an error.
     "compresso": _Encoding(_UNSIGNED, (1,), longest=2**16 - 1),
@@ -222,9 +231,11 @@ def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes
         OptionError: these voxels are more, or more varied, than the encoding can hold.
 
     """
-    # compressed_segmentation wants to own its input, crackle and compresso one Fortran-ordered block.
+    # Crackle and compresso want one Fortran-ordered block.
     array = np.asfortranarray(array)
     try:
+        if encoding == "compressed_segmentation":
+            return encode_segmentation(array, BLOCK_SIZE)
         parameters = {"level": level}
         return bytes(cloudvolume_chunks.encode(array, encoding, BLOCK_SIZE, parameters))
     except MemoryError:
@@ -257,9 +268,30 @@ def decompress(data: bytes, compression: str) -> bytes:
     """
     try:
         if compression == "gzip":
-            return gzip.decompress(data)
+            return _gunzip(data)
         if compression == "br":
             return bytes(brotli.decompress(data))
-    except (OSError, EOFError, ValueError, brotli.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error, brotli.error) as error:
         raise CorruptDataError(f"expected {compression} data, came {len(data)} bytes that are not: {error}") from error
     return data
+
+
+def _gunzip(data: bytes) -> bytes:
+    """Decompress like `gzip`, but three times as fast where that is safe.
+
+    libdeflate makes room for as many bytes as the last four say, stops after the first member, passes over whatever
+    follows that, and returns nothing at all where the last four are 0. So it is asked only about what may be one
+    member, whole, of no more bytes than can be in it; and believed only if the end of `data` is that of this member.
+    """
+    if not data:
+        raise EOFError("there is nothing")
+    checksum, size = _GZIP_TRAILER.unpack(data[-8:]) if len(data) >= _GZIP_TRAILER.size else (0, 0)
+    if 0 < size <= len(data) * _DEFLATE_RATIO and data.find(_GZIP_MEMBER, 1) < 0:
+        try:
+            found = bytes(deflate.gzip_decompress(data))
+        except (deflate.DeflateError, ValueError):
+            # Whatever it is, `gzip` names it.
+            return gzip.decompress(data)
+        if len(found) == size and deflate.crc32(found) == checksum:
+            return found
+    return gzip.decompress(data)

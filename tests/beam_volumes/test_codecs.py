@@ -1,3 +1,5 @@
+import gzip
+import zlib
 from typing import Literal
 
 import numpy as np
@@ -112,9 +114,9 @@ def test_chunks_of_more_blocks_than_can_be_numbered_are_refused() -> None:
 
 
 def test_voxels_too_varied_for_an_encoding_are_named() -> None:
-    array = np.arange(256 * 256 * 104, dtype=np.uint64).reshape((256, 256, 104, 1), order="F")
+    array = np.arange(256 * 256 * 128, dtype=np.uint64).reshape((256, 256, 128, 1), order="F")
     message = (
-        r"--chunk_size: .*compressed_segmentation can hold, came a chunk of 256 x 256 x 104 .*\(.*too large and var"
+        r"--chunk_size: .*compressed_segmentation can hold, came a chunk of 256 x 256 x 128 .*\(.*too large and var"
     )
     with pytest.raises(OptionError, match=rf"{message}.*\): choose smaller chunks, or another --encoding$"):
         encode_chunk(array, "compressed_segmentation")
@@ -136,6 +138,60 @@ def test_damaged_bytes_are_named(compression: str) -> None:
     data = compress(bytes(range(256)) * 20, compression)
     with pytest.raises(CorruptDataError, match=f"expected {compression} data"):
         decompress(data[: len(data) // 2], compression)
+
+
+CONTENT = bytes(5_000) + np.random.default_rng(7).bytes(5_000)
+ENDS_IN_ZEROS = CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        compress(CONTENT, "gzip"),
+        compress(b"", "gzip"),
+        compress(bytes(10**6), "gzip", 12),
+        # Several members, of which libdeflate sees one; padding; a name in the header.
+        compress(CONTENT, "gzip") * 2,
+        compress(CONTENT[:100], "gzip") + compress(CONTENT[100:], "gzip"),
+        compress(CONTENT, "gzip") + compress(b"", "gzip"),
+        compress(CONTENT, "gzip") + bytes(8),
+        b"\x1f\x8b\x08\x08" + bytes(6) + b"name\0" + compress(CONTENT, "gzip")[10:],
+        # A member's mark within the bytes of one that is stored as it is.
+        compress(b"\x1f\x8b\x08" * 3, "gzip", 0),
+    ],
+)
+def test_gzip_is_read_as_python_reads_it(data: bytes) -> None:
+    assert decompress(data, "gzip") == gzip.decompress(data)
+
+
+@given(st.data())
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_damaged_gzip_is_never_taken_for_whole(draw: st.DataObject) -> None:
+    data = bytearray(compress(ENDS_IN_ZEROS, "gzip", draw.draw(st.sampled_from([0, 6]))))
+    kind = draw.draw(st.sampled_from(["cut", "end", "byte", "added"]))
+    if kind == "cut":
+        del data[draw.draw(st.integers(0, len(data) - 1)) :]
+    elif kind == "end":
+        data[-8:] = draw.draw(st.binary(min_size=8, max_size=8) | st.just(bytes(8)) | st.just(b"\xff" * 8))
+    elif kind == "byte":
+        # After the header, some of whose bytes mean nothing.
+        data[draw.draw(st.integers(10, len(data) - 1))] ^= draw.draw(st.integers(1, 255))
+    else:
+        data += draw.draw(st.binary(min_size=1, max_size=20).filter(lambda added: added[0] != 0))
+    try:
+        expected = gzip.decompress(data or b"nothing")
+    except (OSError, EOFError, ValueError, zlib.error):
+        with pytest.raises(CorruptDataError, match=f"expected gzip data, came {len(data)} bytes"):
+            decompress(bytes(data), "gzip")
+    else:
+        assert decompress(bytes(data), "gzip") == expected
+
+
+def test_no_room_is_made_for_what_cannot_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = compress(CONTENT, "gzip")
+    monkeypatch.setattr("beam_volumes.codecs.deflate.gzip_decompress", None)
+    with pytest.raises(CorruptDataError, match="expected gzip data"):
+        decompress(data[:-4] + b"\xff" * 4, "gzip")
 
 
 @pytest.mark.parametrize(
