@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
-import deflate
 import numpy as np
 import numpy.typing as npt
 from cloudvolume import chunks as cloudvolume_chunks
 
-from beam_volumes.codecs import ENCODINGS, Array
+from beam_volumes.codecs import ENCODINGS, Array, decompress
 from beam_volumes.errors import CorruptDataError, SourceError, VolumeError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Json
@@ -135,7 +134,7 @@ class ShardedScale:
             return None
         data = self._range(name, int(index.starts[row]), int(index.lengths[row]))
         # No bytes are no chunk, as CloudVolume has it.
-        return (_decoded(data, spec.data_encoding) if data else None) or None
+        return (self._decoded(name, data, spec.data_encoding) if data else None) or None
 
     def _index(self, shard: int, minishard: int) -> _Index | None:
         key = (shard, minishard)
@@ -157,7 +156,7 @@ class ShardedScale:
         if start == stop:
             return None
         base = 2 * _ROW << spec.minishard_bits
-        data = _decoded(self._range(name, base + start, stop - start), spec.minishard_index_encoding)
+        data = self._decoded(name, self._range(name, base + start, stop - start), spec.minishard_index_encoding)
         ids, gaps, lengths = np.frombuffer(data, "<u8").reshape(3, -1)
         starts = np.cumsum(gaps + np.concatenate([np.zeros(1, np.uint64), lengths[:-1]])) + np.uint64(base)
         return _Index(np.cumsum(ids), starts, lengths)
@@ -167,6 +166,12 @@ class ShardedScale:
         if data is None or len(data) != length:
             raise self._truncated(name, start, length)
         return data
+
+    def _decoded(self, name: str, data: bytes, encoding: str) -> bytes:
+        try:
+            return decompress(data, encoding)
+        except CorruptDataError as error:
+            raise CorruptDataError(f"{self._folder.url}/{name}: {error}: restore the shard") from error
 
     def _truncated(self, name: str, start: int, length: int) -> CorruptDataError:
         return CorruptDataError(
@@ -181,10 +186,3 @@ class _Index(NamedTuple):
     ids: npt.NDArray[np.uint64]
     starts: npt.NDArray[np.uint64]
     lengths: npt.NDArray[np.uint64]
-
-
-def _decoded(data: bytes, encoding: str) -> bytes:
-    if encoding == "raw":
-        return data
-    # The last four bytes are the length, modulo 2^32, which the library takes on trust.
-    return bytes(deflate.gzip_decompress(data))

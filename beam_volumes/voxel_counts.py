@@ -95,6 +95,8 @@ class LabelCounter:
             raise ValueError(f"expected labels of an unsigned type, XYZ, came {voxels.dtype} of shape {voxels.shape}")
         x_size, y_size = voxels.shape[:2]
         rows = np.ascontiguousarray(voxels.reshape(voxels.shape[:3]).T).reshape(-1, x_size)
+        # Some arrays cannot be written, and numba would compile once for these and once for others.
+        rows.flags.writeable = False
         place, row = np.array(origin, np.int64), 0
         self._reserve(x_size)
         while True:

@@ -135,8 +135,18 @@ def test_a_truncated_shard_is_told_of(tmp_path: Path, keep: int) -> None:
         reader.read(BOX)
 
 
-def test_bytes_that_are_no_chunk_are_told_of_with_its_box(tmp_path: Path) -> None:
+def test_bytes_that_are_not_compressed_are_told_of(tmp_path: Path) -> None:
     write_volume(tmp_path)
+    with (tmp_path / "4_4_40/1.shard").open("r+b") as file:
+        file.seek(64)
+        file.write(b"\x00" * 30)
+    reader = open_reader(describe_source(f"file://{tmp_path}", 0), fill_missing=True)
+    with pytest.raises(CorruptDataError, match=r"4_4_40/1.shard: expected gzip data, came \d+ bytes that are not"):
+        reader.read(BOX)
+
+
+def test_chunks_that_cannot_be_decoded_are_told_of_with_their_box(tmp_path: Path) -> None:
+    write_volume(tmp_path, data_encoding="raw", encoding="crackle")
     with (tmp_path / "4_4_40/1.shard").open("r+b") as file:
         file.seek(64)
         file.write(b"\x00" * 30)
