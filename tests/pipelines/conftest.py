@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import tensorstore
 from cloudvolume import CloudVolume
 from moto.server import ThreadedMotoServer
 
+from beam_volumes.geometry import Vec
 from beam_volumes.storage import Folder, s3
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/pinky40_512.ckl.gz"
@@ -76,6 +77,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "testing",
         "AWS_SECRET_ACCESS_KEY": "testing",
+        # CloudVolume does not take keys from variables without it.
+        "AWS_SESSION_TOKEN": "testing",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -204,3 +207,80 @@ def peak_memory_bytes(pid: int) -> int:
         return 0
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     return int(found[1]) * 1024 if found else 0
+
+
+def pyramid_in_one_piece(
+    array: Array, offset: Vec, factors: Sequence[Vec], method: str, *, sparse: bool = False
+) -> list[tuple[Vec, Array]]:
+    """Return the offset and the XYZC voxels of each mip, made in the plainest way of the whole volume."""
+    made, total, before = list[tuple[Vec, Array]](), np.ones(3, int), (offset, array)
+    for factor in factors:
+        total *= factor
+        # The average is that of the voxels of mip 0, all else is made of the mip before.
+        fine, step = ((offset, array), tuple(total)) if method == "average" else (before, factor)
+        start, voxels = fine[0], coarser(fine[1], fine[0], step, method, sparse)
+        x, y, z = (n // f for n, f in zip(start, step, strict=True))
+        before = ((x, y, z), voxels)
+        made.append(before)
+    return made
+
+
+def coarser(array: Array, offset: Vec, factor: Sequence[int], method: str, sparse: bool) -> Array:
+    """Return the next mip of XYZC voxels; slab by slab, to hold no more than one slab's blocks."""
+    depth = factor[2]
+    first, last = offset[2], offset[2] + array.shape[2]
+    slabs = []
+    for z in range(first // depth, -(-last // depth)):
+        low, high = max(z * depth, first), min((z + 1) * depth, last)
+        slab = array[:, :, low - first : high - first]
+        blocks, inside = _blocks(slab, (offset[0], offset[1], low), factor)
+        slabs.append(_one_of_each(blocks, inside, method, sparse).astype(array.dtype, copy=False))
+    return np.concatenate(slabs, axis=2)
+
+
+def _blocks(array: Array, offset: Vec, factor: Sequence[int]) -> tuple[Array, Array]:
+    """Return the voxels of each block, (X, Y, Z, C, voxels of a block), x fastest, and which of them are there."""
+    before = [n % f for n, f in zip(offset, factor, strict=True)]
+    after = [-(b + n) % f for b, n, f in zip(before, array.shape, factor, strict=False)]
+    pads = [*zip(before, after, strict=True), (0, 0)]
+    inside = np.pad(np.ones((*array.shape[:3], 1), bool), pads)
+    return _cut(np.pad(array, pads), factor), _cut(inside, factor)
+
+
+def _cut(array: Array, factor: Sequence[int]) -> Array:
+    fx, fy, fz = factor
+    x, y, z, channels = array.shape
+    cut = array.reshape(x // fx, fx, y // fy, fy, z // fz, fz, channels)
+    return cut.transpose(0, 2, 4, 6, 5, 3, 1).reshape(x // fx, y // fy, z // fz, channels, fx * fy * fz)
+
+
+def _one_of_each(blocks: Array, inside: Array, method: str, sparse: bool) -> Array:
+    if method == "average":
+        return _average(blocks, inside)
+    if method == "min":
+        return np.where(inside, blocks, blocks.max(axis=-1, keepdims=True)).min(axis=-1)
+    if method == "max":
+        return np.where(inside, blocks, blocks.min(axis=-1, keepdims=True)).max(axis=-1)
+    if method == "stride":
+        votes = inside.astype(np.int16)
+    else:
+        counted = inside & (blocks != 0) if sparse else inside
+        votes = np.broadcast_to(np.where(inside, 0, -1), blocks.shape).astype(np.int16)
+        for i in range(blocks.shape[-1]):
+            votes += (blocks == blocks[..., i : i + 1]) & counted[..., i : i + 1] & inside
+    # The first of those that have the most.
+    chosen = np.broadcast_to(votes, blocks.shape).argmax(axis=-1, keepdims=True)
+    return np.take_along_axis(blocks, chosen, axis=-1)[..., 0]
+
+
+def _average(blocks: Array, inside: Array) -> Array:
+    count = inside.sum(axis=-1)
+    if blocks.dtype.kind == "f":
+        return np.where(inside, blocks.astype(np.float64), 0).sum(axis=-1) / count
+    # Python's integers are exact whatever the type.
+    wide = object if blocks.dtype.itemsize == 8 else np.int64
+    total = np.where(inside, blocks.astype(wide), 0).sum(axis=-1)
+    count = count.astype(wide)
+    down, rest = total // count, total % count
+    up = (2 * rest > count) | ((2 * rest == count) & (down % 2 == 1))
+    return down + up
