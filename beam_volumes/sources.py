@@ -18,6 +18,7 @@ from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.graphene import GraphInfo
 from beam_volumes.precomputed.info import Json
+from beam_volumes.precomputed.sharded_scale import ScaleVoxels, ShardedVoxels, find_shard_files
 from beam_volumes.precomputed.sharding import ShardingSpec
 from beam_volumes.shard_source import Layout, ShardedScale, sharding_of
 from beam_volumes.source_checks import check_location, check_readable, format_of, is_on_this_machine
@@ -118,7 +119,7 @@ def open_reader(source: Source, *, fill_missing: bool) -> Reader:
         return _MadeReader(source)
     if sharding := _sharding_here(source):
         return _open_sharded(source, sharding, fill_missing)
-    return _VolumeReader(source, fill_missing)
+    return _open_remote_shards(source, fill_missing) or _VolumeReader(source, fill_missing)
 
 
 def graph_chunks_at(source: Source) -> tuple[Vec, Vec]:
@@ -162,6 +163,25 @@ def _open_sharded(source: Source, spec: ShardingSpec, fill_missing: bool) -> Rea
     layout = Layout(chunks, scale["encoding"], source.data_type, source.num_channels, block_size)
     folder = join(source.voxels_url.removeprefix("precomputed://"), scale["key"])
     return ShardedScale(folder, spec, layout, fill_missing=fill_missing)
+
+
+def _open_remote_shards(source: Source, fill_missing: bool) -> Reader | None:
+    """Open a sharded Precomputed volume elsewhere; None for any other, or one that only CloudVolume can read."""
+    if format_of(source.voxels_url) != "precomputed" or is_on_this_machine(source.voxels_url):
+        return None
+    scale = source.info["scales"][source.mip]
+    files = find_shard_files(source.voxels_url, scale)
+    if files is None:
+        return None
+    voxels = ScaleVoxels(
+        named=f"{source.voxels_url}, mip {source.mip}",
+        chunks=Grid(source.box, source.chunk, source.chunk_origin),
+        encoding=scale["encoding"],
+        data_type=source.data_type,
+        num_channels=source.num_channels,
+        block_size=scale.get("compressed_segmentation_block_size"),
+    )
+    return ShardedVoxels(files, voxels, fill_missing=fill_missing)
 
 
 class _VolumeReader:

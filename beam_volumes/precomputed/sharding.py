@@ -22,6 +22,13 @@ from beam_volumes.precomputed.morton import bits_per_axis, compressed_morton_cod
 _SHARD_INDEX_ROW_BYTES = 16
 _MINISHARD_INDEX_ROW_BYTES = 24
 
+_TYPE = "neuroglancer_uint64_sharded_v1"
+_TOLD = ("@type", "hash", "preshift_bits", "minishard_bits", "shard_bits")
+_ENCODED = ("minishard_index_encoding", "data_encoding")
+
+_MOST_MINISHARD_BITS = 20
+"""A shard index of 16 MB, which is read whole."""
+
 _MOST_CHUNK_BITS = 16
 """A shard holds 65,536 chunks at most. Its owner keeps about 750 bytes for each chunk (its pieces, its place in the
 index), 50 MB in all, and a reader fetches some 10 KB of indices before a chunk; with small chunks both would go on
@@ -44,10 +51,25 @@ class ShardingSpec:
     minishard_index_encoding: str = "gzip"
     data_encoding: str = "gzip"
 
+    @classmethod
+    def from_info(cls, entry: Any) -> ShardingSpec | None:
+        """Return the sharding that the `sharding` entry of a scale tells of; None for one that is not known here.
+
+        Other tools may leave the encodings out, which are then raw.
+        """
+        if not isinstance(entry, dict) or not set(_TOLD) <= set(entry) <= {*_TOLD, *_ENCODED}:
+            return None
+        bits = [entry[name] for name in ("preshift_bits", "minishard_bits", "shard_bits")]
+        encodings = [entry.get(name, "raw") for name in _ENCODED]
+        known = (entry["@type"], entry["hash"]) == (_TYPE, "identity") and set(encodings) <= {"raw", "gzip"}
+        if not known or not all(type(n) is int and 0 <= n <= 64 for n in bits) or sum(bits[1:]) > 64:
+            return None
+        return cls(*bits, *encodings) if bits[1] <= _MOST_MINISHARD_BITS else None
+
     def to_info(self) -> dict[str, Any]:
         """Return the `sharding` entry of a scale."""
         return {
-            "@type": "neuroglancer_uint64_sharded_v1",
+            "@type": _TYPE,
             "hash": "identity",
             "preshift_bits": self.preshift_bits,
             "minishard_bits": self.minishard_bits,
@@ -61,8 +83,8 @@ class ShardingSpec:
         return (chunk_id >> self.preshift_bits) & ((1 << self.minishard_bits) - 1)
 
     def shard_number(self, chunk_id: int) -> int:
-        """Return which shard a chunk is in."""
-        return chunk_id >> (self.preshift_bits + self.minishard_bits)
+        """Return which shard a chunk is in; with fewer bits than ids have, several ranges of ids share a shard."""
+        return (chunk_id >> (self.preshift_bits + self.minishard_bits)) & ((1 << self.shard_bits) - 1)
 
     def shard_name(self, number: int) -> str:
         """Return a shard's file name: its number in as many hex digits as the largest one needs."""
