@@ -31,39 +31,12 @@ from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_s
 from beam_volumes.sources import Source
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey
+from beam_volumes.testing.array_source import ArrayReader, source_of
 from beam_volumes.volume_plan import VolumePlan, finished_bits
 from beam_volumes.volume_report import finish_volume
 
 MEMORY = 9_000_000
 SMALL = (64, 64, 32)
-
-
-class ArrayReader:
-    """A source in memory; counts the voxels that are read."""
-
-    def __init__(self, array: Array, offset: Vec) -> None:
-        self.array, self.offset, self.voxels_read = array, offset, 0
-
-    def read(self, box: Box) -> tuple[Array, list[Box]]:
-        self.voxels_read += box.voxels
-        return self.array[box.slices(self.offset)].copy(order="F"), []
-
-
-def source_of(array: Array, offset: Vec, chunk: Vec) -> Source:
-    x, y, z, channels = array.shape
-    return Source(
-        url="array://",
-        voxels_url="array://",
-        mip=0,
-        box=Box.of_shape((x, y, z), offset),
-        resolution_nm=(16.0, 16.0, 40.0),
-        data_type=str(array.dtype),
-        num_channels=channels,
-        layer_type="segmentation",
-        chunk=chunk,
-        chunk_origin=offset,
-        info={"mesh": "mesh", "data_dir": "elsewhere"},
-    )
 
 
 def plan_of(source: Source, url: str, **options: Any) -> VolumePlan:
