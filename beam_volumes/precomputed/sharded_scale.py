@@ -6,11 +6,13 @@ the shard index, the minishard indices and the chunks. That is more than decodin
 
 from __future__ import annotations
 
+import math
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from cloudvolume import chunks as cloudvolume_chunks
 
 from beam_volumes.codecs import Array
@@ -36,6 +38,9 @@ _ENCODINGS = (
     "zfpc",
 )
 """Those that CloudVolume reads; some need a package of their own."""
+
+_BITS = (0, 1, 2, 4, 8, 16, 32)
+"""Of a value in a block of compressed_segmentation."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +173,8 @@ class ShardedVoxels:
         """Return the XYZC voxels of a chunk."""
         voxels = self._voxels
         shape = (*chunk.shape, voxels.num_channels)
+        if voxels.encoding == "compressed_segmentation" and not _blocks_are_whole(data, shape, voxels):
+            raise self._damaged(number, chunk, f"its blocks do not lie in its {len(data)} bytes")
         try:
             decoded: Any = cloudvolume_chunks.decode(
                 data, voxels.encoding, shape=shape, dtype=np.dtype(voxels.data_type), block_size=voxels.block_size
@@ -187,3 +194,31 @@ class ShardedVoxels:
     def _damaged(self, number: int, chunk: Box, why: str) -> SourceError:
         path = self._files.path_of(number)
         return SourceError(f"{path}, chunk {chunk}: cannot read its {self._voxels.encoding}: {why}: restore it")
+
+
+def _blocks_are_whole(data: bytes, shape: tuple[int, ...], voxels: ScaleVoxels) -> bool:
+    """Whether the tables and values of each block of a compressed_segmentation chunk lie in its bytes.
+
+    The decoder takes what the headers say on trust, and reads, or crashes, beyond the end of a damaged chunk. A header
+    is two words: where the table begins (24 bits) and the bits of a value (8 bits); where the values begin. Format:
+    https://github.com/google/neuroglancer/tree/master/src/sliceview/compressed_segmentation
+    """
+    if voxels.block_size is None:
+        # The decoder refuses.
+        return True
+    words = np.frombuffer(data, "<u4", len(data) // 4).astype(np.int64)
+    headers = 2 * math.prod(-(-n // b) for n, b in zip(shape[:3], voxels.block_size, strict=True))
+    if len(words) < shape[3]:
+        return False
+    return all(_channel_is_whole(words[start:], headers, voxels) for start in words[: shape[3]])
+
+
+def _channel_is_whole(words: npt.NDArray[np.int64], headers: int, voxels: ScaleVoxels) -> bool:
+    if voxels.block_size is None or len(words) < headers:
+        return False
+    first, values = words[:headers:2], words[1:headers:2]
+    tables, bits = first & 0xFFFFFF, first >> 24
+    table_words = np.dtype(voxels.data_type).itemsize // 4
+    value_words = -(-bits * math.prod(voxels.block_size) // 32)
+    whole = (tables + table_words <= len(words)) & ((bits == 0) | (values + value_words <= len(words)))
+    return bool(np.all(whole & np.isin(bits, _BITS)))

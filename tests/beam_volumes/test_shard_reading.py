@@ -347,6 +347,27 @@ def test_bytes_that_are_no_chunk_are_told(encoding: str, tmp_path: Path) -> None
         volume.reader(True).read(first)
 
 
+@pytest.mark.parametrize("damage", ["short", "random", "half", "end", "empty header", "bits"])
+def test_blocks_beyond_the_end_of_a_chunk_are_told(damage: str, tmp_path: Path) -> None:
+    # The decoder itself crashes on these, or makes voxels of whatever lies behind them.
+    volume = write_volume(tmp_path, replace(SPEC, data_encoding="raw"))
+    first = Box.of_shape(CHUNK, BOX.start)
+    good = encode_chunk(volume.voxels[first.slices(BOX.start)], "compressed_segmentation")
+    stored = {
+        "short": b"not a chunk",
+        "random": np.random.default_rng(1).bytes(len(good)),
+        "half": good[: len(good) // 2],
+        "end": good[:-4],
+        "empty header": good[:4],
+        "bits": good[:7] + b"\x03" + good[8:],
+    }[damage]
+    path = volume.shard(BOX.start)
+    with path.open("w+b") as file:
+        write_shard(file, replace(SPEC, data_encoding="raw"), [(volume.number(BOX.start), stored)])
+    with pytest.raises(SourceError, match=rf"{path}, chunk {first}: .*: its blocks do not lie in its {len(stored)} b"):
+        volume.reader(True).read(first)
+
+
 @pytest.mark.parametrize("encoding", ["compresso", "crackle"])
 def test_a_chunk_of_another_type_is_told(encoding: str, tmp_path: Path) -> None:
     volume = write_volume(tmp_path, encoding=encoding, data_type="uint64")
