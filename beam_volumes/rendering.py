@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from beam_volumes import tile_packing
 from beam_volumes.block_reading import Clock
-from beam_volumes.codecs import Array, compress, decompress, encode_chunk
+from beam_volumes.codecs import Array, compress, encode_chunk
 from beam_volumes.downsampling import Tile, coarse_box
 from beam_volumes.geometry import Box
 from beam_volumes.parcels import Owner, Parcel, ParcelWriter, read_parcels
@@ -100,16 +101,14 @@ def make_mips(plan: VolumePlan, level: int, tile: Tile, out: ParcelWriter, clock
         clock.lap("encode")
     for key in pyramid.parents(level, tile.base):
         part = _cut(tile, pyramid.cell_box(key))
-        data = compress(part.state.tobytes(order="F"), PIECE_COMPRESSION, PIECE_LEVEL)
-        out.add(Owner(-key.level, key.cell), 0, part.base, data)
+        out.add(Owner(-key.level, key.cell), 0, part.base, tile_packing.pack(part))
     clock.lap("encode")
 
 
 def unpack_tile(plan: VolumePlan, mip: int, base: Box, data: bytes) -> Tile:
     """Return what `make_mips` has packed: a tile of `mip`, made of the base's voxels in `base`."""
-    total = plan.pyramid.totals[mip]
-    state = np.frombuffer(decompress(data, PIECE_COMPRESSION), plan.pyramid.downsampler.state_type(total))
-    return Tile(base, total, state.reshape((*coarse_box(base, total).shape, -1), order="F"))
+    pyramid = plan.pyramid
+    return tile_packing.unpack(pyramid.downsampler, base, pyramid.totals[mip], data)
 
 
 def _cut(tile: Tile, box: Box) -> Tile:
