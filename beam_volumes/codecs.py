@@ -13,12 +13,13 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import brotli
+import compressed_segmentation
 import deflate
 import numpy as np
 import numpy.typing as npt
-from cloudvolume import chunks as cloudvolume_chunks
 
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Vec
@@ -236,8 +237,9 @@ def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes
     try:
         if encoding == "compressed_segmentation":
             return encode_segmentation(array, BLOCK_SIZE)
-        parameters = {"level": level}
-        return bytes(cloudvolume_chunks.encode(array, encoding, BLOCK_SIZE, parameters))
+        if encoding == "raw":
+            return array.tobytes(order="F")
+        return bytes(_of_cloudvolume().encode(array, encoding, BLOCK_SIZE, {"level": level}))
     except MemoryError:
         raise
     except Exception as error:
@@ -248,6 +250,36 @@ def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes
             f"--chunk_size: expected voxels that {encoding} can hold, came a chunk of {shape} that it cannot "
             f"({reason}): choose smaller chunks, or another --encoding"
         ) from error
+
+
+def decode_chunk(
+    data: bytes, encoding: str, shape: tuple[int, ...], data_type: npt.DTypeLike, block_size: Vec | None = BLOCK_SIZE
+) -> Array:
+    """Decode one chunk; the array may be read-only.
+
+    Args:
+        data: not compressed any more.
+        encoding: one of `ENCODINGS`, or another that CloudVolume reads.
+        shape: of the voxels, XYZC.
+        data_type: of the voxels.
+        block_size: of compressed_segmentation; its headers are taken on trust.
+
+    Raises:
+        Exception: of a library, each of its own: these are not the bytes of such a chunk.
+
+    """
+    if encoding == "compressed_segmentation" and block_size is not None:
+        return compressed_segmentation.decompress(data, shape, data_type, block_size, order="F")
+    if encoding == "raw":
+        return np.frombuffer(data, data_type).reshape(shape, order="F")
+    return _of_cloudvolume().decode(data, encoding, shape=shape, dtype=np.dtype(data_type), block_size=block_size)
+
+
+def _of_cloudvolume() -> Any:
+    """Return CloudVolume's codecs, imported when they are needed: that takes a second, in every worker."""
+    from cloudvolume import chunks
+
+    return chunks
 
 
 def compress(data: bytes, compression: str, gzip_level: int = _GZIP_LEVEL) -> bytes:

@@ -10,20 +10,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from cloudvolume import Bbox, CloudVolume
-from cloudvolume.exceptions import EmptyVolumeException, InfoUnavailableError, ScaleUnavailableError
 
 from beam_volumes.codecs import Array
 from beam_volumes.errors import OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.graphene import GraphInfo
 from beam_volumes.precomputed.info import Json
+from beam_volumes.precomputed.shard_reading import ShardFiles
 from beam_volumes.precomputed.sharded_scale import ScaleVoxels, ShardedVoxels, find_shard_files
-from beam_volumes.precomputed.sharding import ShardingSpec
-from beam_volumes.shard_source import Layout, ShardedScale, sharding_of
 from beam_volumes.source_checks import check_location, check_readable, format_of, is_on_this_machine
-from beam_volumes.storage import join
-from beam_volumes.storage.urls import redacted
 from beam_volumes.testing.made import open_made
 
 _MADE = "made://"
@@ -87,7 +82,9 @@ def describe_source(url: str, mip: int, graph: GraphInfo | None = None, option: 
         return _describe_made(url, mip)
     voxels_url = graph.data_dir if graph else url
     check_location(voxels_url, f"{url}: data_dir of its info" if graph else f"--{option}")
-    volume = _open_volume(voxels_url, mip, None, option)
+    from beam_volumes.volume_reading import open_volume
+
+    volume = open_volume(voxels_url, mip, None, option)
     check_readable(voxels_url, volume, mip)
     scale = volume.scale
     source = Source(
@@ -117,9 +114,12 @@ def open_reader(source: Source, *, fill_missing: bool) -> Reader:
     """Open a source for reading, in the process that reads it; see `Source` and `Reader`."""
     if source.url.startswith(_MADE):
         return _MadeReader(source)
-    if sharding := _sharding_here(source):
-        return _open_sharded(source, sharding, fill_missing)
-    return _open_remote_shards(source, fill_missing) or _VolumeReader(source, fill_missing)
+    if reader := _open_shards(source, fill_missing):
+        return reader
+    # CloudVolume takes a second to import: workers that read shards, or made volumes, do without.
+    from beam_volumes.volume_reading import VolumeReader
+
+    return VolumeReader(source, fill_missing)
 
 
 def graph_chunks_at(source: Source) -> tuple[Vec, Vec]:
@@ -145,34 +145,22 @@ def graph_chunks_at(source: Source) -> tuple[Vec, Vec]:
 
 
 def is_read_by_chunk(source: Source) -> bool:
-    """Whether a stored chunk can be read for as little as its share of a larger box."""
-    return _sharding_here(source) is not None
+    """Whether a stored chunk can be read for as little as its share of a larger box: from shards on this machine."""
+    return is_on_this_machine(source.voxels_url) and _find_shards(source) is not None
 
 
-def _sharding_here(source: Source) -> ShardingSpec | None:
-    """Return the sharding of a Precomputed volume on this machine's disk; None for any other volume."""
+def _find_shards(source: Source) -> ShardFiles | None:
+    """Return the shards of a source; None where only CloudVolume can read it, or it is not sharded."""
     if source.url.startswith(_MADE) or format_of(source.voxels_url) != "precomputed":
         return None
-    return sharding_of(source.info["scales"][source.mip]) if is_on_this_machine(source.voxels_url) else None
+    return find_shard_files(source.voxels_url, source.info["scales"][source.mip])
 
 
-def _open_sharded(source: Source, spec: ShardingSpec, fill_missing: bool) -> Reader:
-    scale = source.info["scales"][source.mip]
-    chunks = Grid(source.box, source.chunk, source.chunk_origin)
-    block_size = scale.get("compressed_segmentation_block_size")
-    layout = Layout(chunks, scale["encoding"], source.data_type, source.num_channels, block_size)
-    folder = join(source.voxels_url.removeprefix("precomputed://"), scale["key"])
-    return ShardedScale(folder, spec, layout, fill_missing=fill_missing)
-
-
-def _open_remote_shards(source: Source, fill_missing: bool) -> Reader | None:
-    """Open a sharded Precomputed volume elsewhere; None for any other, or one that only CloudVolume can read."""
-    if format_of(source.voxels_url) != "precomputed" or is_on_this_machine(source.voxels_url):
-        return None
-    scale = source.info["scales"][source.mip]
-    files = find_shard_files(source.voxels_url, scale)
+def _open_shards(source: Source, fill_missing: bool) -> Reader | None:
+    files = _find_shards(source)
     if files is None:
         return None
+    scale = source.info["scales"][source.mip]
     voxels = ScaleVoxels(
         named=f"{source.voxels_url}, mip {source.mip}",
         chunks=Grid(source.box, source.chunk, source.chunk_origin),
@@ -182,63 +170,6 @@ def _open_remote_shards(source: Source, fill_missing: bool) -> Reader | None:
         block_size=scale.get("compressed_segmentation_block_size"),
     )
     return ShardedVoxels(files, voxels, fill_missing=fill_missing)
-
-
-class _VolumeReader:
-    """Reads through CloudVolume, with the info that the launcher fetched."""
-
-    def __init__(self, source: Source, fill_missing: bool) -> None:
-        self._source = source
-        self._fill_missing = fill_missing
-        plain = format_of(source.voxels_url) == "precomputed"
-        self._volume = _open_volume(source.voxels_url, source.mip, source.info if plain else None)
-
-    def read(self, box: Box) -> tuple[Array, list[Box]]:
-        try:
-            return self._download(box), []
-        except SourceError as error:
-            if not (self._fill_missing and isinstance(error.__cause__, EmptyVolumeException)):
-                raise
-        return self._read_around_holes(box)
-
-    def _read_around_holes(self, box: Box) -> tuple[Array, list[Box]]:
-        """Read stored chunk by stored chunk, so that each missing one is known."""
-        source, holes = self._source, []
-        array = np.zeros((*box.shape, source.num_channels), source.data_type, order="F")
-        chunks = Grid(box, source.chunk, source.chunk_origin)
-        for position in chunks.positions_meeting(box):
-            part = chunks.box(position)
-            try:
-                array[part.slices(box.start)] = self._download(part)
-            except SourceError as error:
-                if not isinstance(error.__cause__, EmptyVolumeException):
-                    raise
-                holes.append(part)
-        return array, holes
-
-    def _download(self, box: Box) -> Array:
-        source = self._source
-        try:
-            cutout = self._volume.download(Bbox(box.start, box.stop), mip=source.mip)
-        except EmptyVolumeException as error:
-            raise SourceError(
-                f"{source.voxels_url}, mip {source.mip}: expected every chunk of {box}, but one is missing "
-                f"({redacted(str(error))}): restore it, or accept holes with --fill_missing"
-            ) from error
-        except Exception as error:
-            raise SourceError(
-                f"{source.voxels_url}, mip {source.mip}, box {box}: cannot read: {redacted(repr(error))}"
-            ) from error
-        array = np.asarray(cutout)
-        expected = (*box.shape, source.num_channels)
-        if box.voxels == 1:
-            # CloudVolume 12 puts the channels of a single voxel along x.
-            array = array.reshape(expected)
-        if array.shape != expected:
-            raise SourceError(
-                f"{source.voxels_url}, mip {source.mip}: expected {expected} for {box}, came {array.shape}"
-            )
-        return array
 
 
 class _MadeReader:
@@ -270,26 +201,6 @@ def _describe_made(url: str, mip: int) -> Source:
         chunk_origin=offset,
         info=info,
     )
-
-
-def _open_volume(url: str, mip: int, info: Json | None, option: str = "src") -> Any:
-    """Open with CloudVolume: reads are bounded, uncached, single-process, and fail on what is missing."""
-    try:
-        volume = CloudVolume(url, mip=0, info=info, bounded=True, fill_missing=False, progress=False, parallel=1)
-        mips = list(volume.available_mips)
-        if mip in mips:
-            volume.mip = mip
-            return volume
-    except (InfoUnavailableError, ScaleUnavailableError) as error:
-        raise OptionError(
-            f"--{option}: expected a volume at {url}, but it has no metadata that can be read: {redacted(str(error))}"
-        ) from error
-    except Exception as error:
-        raise SourceError(
-            f"--{option}: expected a volume in a form that CloudVolume reads (Precomputed, zarr2:// and zarr3:// as "
-            f"OME-Zarr, n5:// with multiscale metadata), but {url} cannot be opened: {redacted(repr(error))}"
-        ) from error
-    raise OptionError(f"--mip: expected one of {mips}, the mips of {url}, came {mip}")
 
 
 def _check_watershed(source: Source) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cloudvolume import chunks as cloudvolume_chunks
 
-from beam_volumes.codecs import BLOCK_SIZE, compress, decompress, encode_chunk
+from beam_volumes.codecs import compress, decode_chunk, decompress, encode_chunk
 from beam_volumes.downsampling import Downsampler, Tile, coarse_box
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Box, Vec
@@ -50,7 +49,4 @@ def unpack(downsampler: Downsampler, base: Box, factor: Vec, data: bytes) -> Til
     voxels = decompress(data[1:], _COMPRESSION)
     if kind == _RAW:
         return Tile(base, factor, np.frombuffer(voxels, state_type).reshape((*shape, -1), order="F"))
-    state = cloudvolume_chunks.decode(
-        voxels, "compressed_segmentation", shape=(*shape, 1), dtype=state_type, block_size=BLOCK_SIZE
-    )
-    return Tile(base, factor, state.reshape((*shape, 1), order="F"))
+    return Tile(base, factor, decode_chunk(voxels, "compressed_segmentation", (*shape, 1), state_type))

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from cloudvolume import chunks as cloudvolume_chunks
 
-from beam_volumes.codecs import Array
+from beam_volumes.codecs import Array, decode_chunk
 from beam_volumes.errors import SourceError, VolumeError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Json
@@ -176,9 +174,7 @@ class ShardedVoxels:
         if voxels.encoding == "compressed_segmentation" and not _blocks_are_whole(data, shape, voxels):
             raise self._damaged(number, chunk, f"its blocks do not lie in its {len(data)} bytes")
         try:
-            decoded: Any = cloudvolume_chunks.decode(
-                data, voxels.encoding, shape=shape, dtype=np.dtype(voxels.data_type), block_size=voxels.block_size
-            )
+            decoded = decode_chunk(data, voxels.encoding, shape, voxels.data_type, voxels.block_size)
         except MemoryError:
             raise
         except Exception as error:

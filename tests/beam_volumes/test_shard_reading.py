@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from beam_volumes import sources
+from beam_volumes import sources, volume_reading
 from beam_volumes.codecs import compress, encode_chunk
 from beam_volumes.errors import SourceError
 from beam_volumes.geometry import Box, Vec
@@ -237,7 +237,7 @@ def test_missing_chunks_are_errors_or_holes(whole_shard: bool, tmp_path: Path, m
     ):
         volume.reader().read(BOX)
     source = describe_source(volume.url, 0)
-    expected, expected_holes = sources._VolumeReader(source, True).read(BOX)
+    expected, expected_holes = volume_reading.VolumeReader(source, True).read(BOX)
     assert len(expected_holes) > 1
     found, holes = volume.reader(fill_missing=True).read(BOX)
     assert_equal(found, expected)
@@ -538,7 +538,7 @@ def test_behind_a_web_server(volume: Volume, server: str, requests: list[tuple[s
     requests.clear()
     assert_equal(reader.read(BOX)[0], volume.voxels)
     assert len(requests) == 3 * len({name for name, _, _ in requests})
-    expected, _ = sources._VolumeReader(source, False).read(BOX)
+    expected, _ = volume_reading.VolumeReader(source, False).read(BOX)
     np.testing.assert_array_equal(expected, volume.voxels)
 
 
@@ -568,7 +568,7 @@ def test_a_place_that_this_project_may_not_read_is_left_to_cloudvolume(
     assert find_shard_files(f"{server}/none", volume.entry) is None
     monkeypatch.setattr(sources, "find_shard_files", lambda url, scale: None)
     reader = open_reader(describe_source(server, 0), fill_missing=False)
-    assert isinstance(reader, sources._VolumeReader)
+    assert isinstance(reader, volume_reading.VolumeReader)
 
 
 def test_in_cloud_storage_without_credentials(volume: Volume, server: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -395,7 +395,7 @@ def test_secrets_of_cloudvolume_s_errors_are_not_shown(tmp_path: Path, monkeypat
         SourceError, match=r"cannot read: RuntimeError\('GET https://\.\.\.@host/x\?\.\.\. 403"
     ) as caught:
         reader.read(source.box)
-    monkeypatch.setattr("beam_volumes.sources.CloudVolume", fail)
+    monkeypatch.setattr("beam_volumes.volume_reading.CloudVolume", fail)
     with pytest.raises(
         SourceError, match=r"--src: .* but file://.* cannot be opened: RuntimeError\('GET https://\.\.\.@"
     ) as opening:
