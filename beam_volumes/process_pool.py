@@ -7,6 +7,7 @@ caller is busy with results.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import pickle
 import queue
@@ -15,7 +16,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from beam_volumes.child_process import SECONDS_TO_DIE, Answer, Child, ChildTraceback, naming, peak_memory_bytes
@@ -72,6 +73,14 @@ class ProcessPool:
     def full(self) -> bool:
         """Whether a result must be taken before the next task can be submitted."""
         return self._in_flight >= self.capacity
+
+    def start(self, modules: Sequence[str]) -> None:
+        """Let all processes start and import `modules`, which their tasks will need; returns at once.
+
+        What goes wrong here goes wrong again in a task, and is told there. The pool takes no tasks of its own then.
+        """
+        for number in range(self.size if self._crew is not None else 0):
+            self.submit(Task(import_modules, tuple(modules), f"start of process {number}"))
 
     def submit(self, task: Task) -> None:
         """Hand over a task; its errors come from `next_result`.
@@ -163,6 +172,12 @@ class ProcessPool:
     def __exit__(self, *_: object) -> None:
         """Close the pool."""
         self.close()
+
+
+def import_modules(*names: str) -> None:
+    """Import modules by name."""
+    for name in names:
+        importlib.import_module(name)
 
 
 def acquire(size: int) -> ProcessPool:

@@ -80,6 +80,7 @@ def plan(config: Config, setting: Setting) -> Job:
         build=partial(build, count),
         settle=partial(settle, count),
         processes=setting.workers or 1,
+        modules=("beam_volumes.voxel_counting", "beam_volumes.voxel_count_kernels"),
     )
 
 

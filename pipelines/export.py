@@ -125,6 +125,7 @@ def plan(config: Config, setting: Setting) -> Job:
         build=partial(write_volume, export),
         settle=partial(settle, export),
         processes=workers or 1,
+        modules=("beam_volumes.export",),
         warnings=warnings,
     )
 

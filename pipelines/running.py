@@ -26,6 +26,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_volumes.errors import DestinationError, VolumeError
 from beam_volumes.places import check_for_workers
+from beam_volumes.process_pool import acquire, release
 from beam_volumes.runs import Claim, is_committed, take
 from beam_volumes.storage import Folder
 from pipelines.beam_options import beam_options, is_local, workers_at_most
@@ -73,6 +74,7 @@ class Job:
         stages: elements planned by stage, for the progress bars.
         build: wires the graph.
         processes: of a local run; at most as many as the plan was told of.
+        modules: what its tasks import.
         settle: makes sure that a complete volume stands as it was written, and removes what its run kept.
         warnings: what the user should know before it starts.
 
@@ -84,6 +86,7 @@ class Job:
     build: Callable[[beam.Pipeline, Execution], None]
     settle: Callable[[], None]
     processes: int
+    modules: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
 
 
@@ -128,7 +131,7 @@ def _run_locally(job: Job, options: PipelineOptions) -> int:
     with tempfile.TemporaryDirectory(prefix="beam-volumes-") as folder:
         log = str(Path(folder) / "progress")
         try:
-            with ProgressBar(job.stages, log), _told_once(), _interrupted_in_words():
+            with ProgressBar(job.stages, log), _told_once(), _interrupted_in_words(), _workers_starting(job):
                 pipeline = beam.Pipeline(runner=FnApiRunner(), options=options)
                 job.build(pipeline, Execution(job.processes, log))
                 pipeline.run().wait_until_finish()
@@ -137,6 +140,17 @@ def _run_locally(job: Job, options: PipelineOptions) -> int:
                 return _fail(error, 1)
             _say("another run of the same command, at the same time, has completed the volume")
     return _show_report(job.claim)
+
+
+@contextlib.contextmanager
+def _workers_starting(job: Job) -> Iterator[None]:
+    """Let the workers start, and import what their tasks need, while the job is still being built."""
+    pool = acquire(job.processes)
+    try:
+        pool.start(job.modules)
+        yield
+    finally:
+        release(pool)
 
 
 def _is_complete(job: Job) -> bool:

@@ -317,3 +317,22 @@ def test_a_pool_that_is_forgotten_ends_its_processes(children: Children) -> None
     del pool
     gc.collect()
     assert all(map(gone, pids))
+
+
+def test_processes_start_before_there_are_tasks() -> None:
+    early, pool = acquire(2), acquire(2)
+    try:
+        early.start(["colorsys", "no_such_module"])
+        for _ in range(2):
+            with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+                early.next_result()
+        assert one(pool, tasks.knows, "colorsys") is True
+    finally:
+        release(early)
+        release(pool)
+
+
+def test_a_pool_that_calls_directly_has_nothing_to_start() -> None:
+    with ProcessPool(1) as pool:
+        pool.start(["no_such_module"])
+        assert pool.in_flight == 0
