@@ -319,7 +319,7 @@ def test_a_pool_that_is_forgotten_ends_its_processes(children: Children) -> None
     assert all(map(gone, pids))
 
 
-def test_processes_start_before_there_are_tasks() -> None:
+def test_processes_start_before_there_are_tasks(tasks: Any) -> None:
     early, pool = acquire(2), acquire(2)
     try:
         early.start(["colorsys", "no_such_module"])
