@@ -12,7 +12,7 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.parcels import Parcel, ParcelReader, ParcelWriter
 from beam_volumes.pyramid import CellKey
 from beam_volumes.rendering import Counts, Rendered, make_mips, rendered, take_up, unpack_tile
-from beam_volumes.runs import check_claim
+from beam_volumes.runs import check_claim, telling_of_replacement
 from beam_volumes.volume_plan import VolumePlan
 
 
@@ -32,11 +32,12 @@ def coarsen_cell(plan: VolumePlan, key: CellKey, parcels: Sequence[Parcel]) -> R
     if taken := take_up(plan, name, box, counts._replace(cells_reused=1)):
         return taken
     clock = Clock()
-    tile = _join(plan, key, parcels)
-    clock.lap("read")
-    with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
-        make_mips(plan, key.level, tile, out, clock)
-        made = out.finish({"box": box})
+    with telling_of_replacement(plan.claim):
+        tile = _join(plan, key, parcels)
+        clock.lap("read")
+        with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
+            make_mips(plan, key.level, tile, out, clock)
+            made = out.finish({"box": box})
     return rendered(plan, made, counts.timed(clock))
 
 

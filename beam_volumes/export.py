@@ -9,7 +9,7 @@ from beam_volumes.geometry import Box
 from beam_volumes.graphene import RootClient, find_token
 from beam_volumes.parcels import ParcelWriter
 from beam_volumes.rendering import Counts, Rendered, encode_box, make_mips, rendered, take_up
-from beam_volumes.runs import check_claim, record_holes
+from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
 from beam_volumes.sources import open_reader
 from beam_volumes.volume_plan import VolumePlan
 
@@ -29,14 +29,13 @@ def render_region(plan: VolumePlan, region: int) -> Rendered:
     name = f"region-{region}.pack"
     if taken := take_up(plan, name, plan.region_box(region), Counts(regions=1, reused=1)):
         return taken
-    try:
-        return _render(plan, region, name)
-    except Exception:
-        # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
-        _let_go()
-        # Where another run has taken the destination over, files vanish: that is what must be told.
-        check_claim(plan.claim)
-        raise
+    with telling_of_replacement(plan.claim):
+        try:
+            return _render(plan, region, name)
+        except Exception:
+            # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
+            _let_go()
+            raise
 
 
 def _render(plan: VolumePlan, region: int, name: str) -> Rendered:

@@ -14,15 +14,16 @@ When all is done, the destination is committed, the report written and the recor
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from beam_volumes.destinations import CLAIM, RECORDS, Destination, inside, write_json
-from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
+from beam_volumes.errors import CorruptDataError, DestinationError, OptionError, VolumeError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder, join, normalize
@@ -172,6 +173,21 @@ def check_claim(claim: Claim) -> None:
             f"{'it is gone' if found is None else 'another run has taken it over'}: nothing more is written; "
             "if no other run is going on, give the same command again"
         )
+
+
+@contextlib.contextmanager
+def telling_of_replacement(claim: Claim) -> Iterator[None]:
+    """Where another run has taken the destination over, files vanish: that is what must be told.
+
+    Raises:
+        DestinationError: whatever failed, the destination is this run's no longer.
+
+    """
+    try:
+        yield
+    except Exception:
+        check_claim(claim)
+        raise
 
 
 def record(claim: Claim, receipt: Receipt) -> None:
@@ -329,8 +345,18 @@ def _retract(claim: Claim, *, reported: bool) -> None:
     found = _read_record(folder, _claim_file(claim.destination))
     if found is not None and found.key != claim.key:
         claim.destination.retract()
-    if reported and (found is None or found.key != claim.key) and is_committed(claim):
+    # Without a claim, an equal run may just have ended: its work and this one's are the same.
+    replaced = found.key != claim.key if found else not _is_visible(claim.destination)
+    if reported and replaced and is_committed(claim):
         folder.delete([claim.report])
+
+
+def _is_visible(destination: Destination) -> bool:
+    try:
+        return destination.lacking() is None
+    except VolumeError:
+        # Not even the volume stands there any more.
+        return False
 
 
 def _check_empty(destination: Destination) -> None:

@@ -17,7 +17,7 @@ from beam_volumes.parcels import Parcel, ParcelReader
 from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
-from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record
+from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record, telling_of_replacement
 from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target
@@ -50,7 +50,7 @@ def assemble_shard(claim: Claim, target: Target, shard: int, parcels: Iterable[P
 
     """
     started = time.perf_counter()
-    with ParcelReader(claim.scratch, list(parcels)) as reader:
+    with telling_of_replacement(claim), ParcelReader(claim.scratch, list(parcels)) as reader:
         _check_complete(target, shard, reader)
         chunks = _while_claimed(claim, _encoded_chunks(target, reader))
         folder = Folder(target.url)
