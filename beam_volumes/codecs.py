@@ -232,11 +232,11 @@ def encode_chunk(array: Array, encoding: str, level: int | None = None) -> bytes
         OptionError: these voxels are more, or more varied, than the encoding can hold.
 
     """
-    # Crackle and compresso want one Fortran-ordered block.
-    array = np.asfortranarray(array)
     try:
         if encoding == "compressed_segmentation":
             return encode_segmentation(array, BLOCK_SIZE)
+        # Crackle and compresso want one Fortran-ordered block.
+        array = np.asfortranarray(array)
         if encoding == "raw":
             return array.tobytes(order="F")
         return bytes(_of_cloudvolume().encode(array, encoding, BLOCK_SIZE, {"level": level}))

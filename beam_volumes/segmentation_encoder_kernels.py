@@ -36,12 +36,14 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ALL, _HALF, _ONE = np.uint64(2**64 - 1), np.uint64(32), np.uint64(1)
 
 _kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
+_step = numba.njit(nogil=True, error_model="numpy")
 
 
 @_kernel
 def encode_blocks(
     voxels: tuple[Narrow, Labels],
     shape: Vec,
+    steps: tuple[int, int],
     block: Vec,
     headers: Narrow,
     tables: Labels,
@@ -50,8 +52,9 @@ def encode_blocks(
     """Encode the blocks of one channel; its tables follow upon the headers, in the order of the blocks they came with.
 
     Args:
-        voxels: flat, x fastest, as uint32 and as uint64; one of the two is empty. (One compilation serves both types.)
+        voxels: flat, as uint32 and as uint64; one of the two is empty. (One compilation serves both types.)
         shape: of the channel, XYZ.
+        steps: how far neighbours along y and z are apart in `voxels`; along x they stand side by side.
         block: size of a block, XYZ.
         headers: (blocks, 2), to write to. The second word is the offset in the values: where there are any (the bits of
             the first word are not 0), the words before the values are to be added.
@@ -74,11 +77,11 @@ def encode_blocks(
     # No literals: numba compiles functions that they are passed to once more.
     n_tables: Any = np.int64(0)
     n_words: Any = np.int64(0)
-    number = 0
+    number: Any = np.int64(0)
     for z in range(0, shape[2], block[2]):
         for y in range(0, shape[1], block[1]):
             rows = (min(block[1], shape[1] - y), min(block[2], shape[2] - z))
-            _read_slab(voxels, shape, (y, z), rows, slab, mixed)
+            _read_slab(voxels, y * steps[0] + z * steps[1], steps, (shape[0], *rows), slab, mixed)
             _find_runs(slab, mixed, block, rows, runs, ends[0])
             _number_runs(runs, ends, labels, numbers, number * size, size)
             n_tables = _find_tables(labels, ends[1], known, n_tables, tables, (headers, number, label_words))
@@ -89,7 +92,7 @@ def encode_blocks(
     return known[1][n_tables], n_words
 
 
-@_kernel
+@_step
 def _power_of_two(least: int) -> int:
     power = 2
     while power < least:
@@ -97,12 +100,12 @@ def _power_of_two(least: int) -> int:
     return power
 
 
-@_kernel
+@_step
 def _read_slab(
     voxels: tuple[Narrow, Labels],
+    first: int,
+    steps: tuple[int, int],
     shape: Vec,
-    corner: tuple[int, int],
-    rows: tuple[int, int],
     slab: Labels,
     mixed: Labels,
 ) -> None:
@@ -114,9 +117,9 @@ def _read_slab(
     narrow, wide = voxels
     used, length = np.uint64(shape[0]), np.uint64(mixed.size)
     to = np.uint64(0)
-    for z in range(rows[1]):
-        for y in range(rows[0]):
-            at = np.uint64(shape[0] * (corner[0] + y + shape[1] * (corner[1] + z)))
+    for z in range(shape[2]):
+        for y in range(shape[1]):
+            at = np.uint64(first + y * steps[0] + z * steps[1])
             if wide.size:
                 for x in range(used):
                     slab[to + x] = wide[at + x]
@@ -127,13 +130,13 @@ def _read_slab(
                 slab[to + x] = slab[to + used - _ONE]
             to += length
     mixed[:] = 0
-    for row in range(1, rows[0] * rows[1]):
+    for row in range(1, shape[1] * shape[2]):
         at = np.uint64(row) * length
         for x in range(length):
             mixed[x] |= slab[at + x] ^ slab[x]
 
 
-@_kernel
+@_step
 def _find_runs(slab: Labels, mixed: Labels, block: Vec, rows: tuple[int, int], runs: Runs, ends: Index) -> None:
     """Write the runs of a row of blocks; a short block is filled up with the run before."""
     starts, labels, _ = runs
@@ -161,7 +164,7 @@ def _find_runs(slab: Labels, mixed: Labels, block: Vec, rows: tuple[int, int], r
         first += width
 
 
-@_kernel
+@_step
 def _number_runs(runs: Runs, ends: Ends, labels: Labels, numbers: Numbers, base: int, size: int) -> None:
     """Write the tables of a row of blocks, each in ascending order, and the place of each run's label in its table.
 
@@ -173,7 +176,7 @@ def _number_runs(runs: Runs, ends: Ends, labels: Labels, numbers: Numbers, base:
     first: Any = np.int64(0)
     run = 0
     for i in range(ends[0].size):
-        n = 0
+        n: Any = np.int64(0)
         for j in range(run, ends[0][i]):
             label = found[j]
             slot = ((label * _GOLDEN) >> _HALF) & mask
@@ -196,7 +199,7 @@ def _number_runs(runs: Runs, ends: Ends, labels: Labels, numbers: Numbers, base:
         base += size
 
 
-@_kernel
+@_step
 def _sort(keys: Labels, first: int, items: Index, n: int) -> None:
     # Shell's sort: of few labels, as they mostly are, it is a sort by insertion. The gaps are Ciura's.
     for gap in (132, 57, 23, 10, 4, 1):
@@ -209,7 +212,7 @@ def _sort(keys: Labels, first: int, items: Index, n: int) -> None:
             keys[first + j], items[j] = key, item
 
 
-@_kernel
+@_step
 def _find_tables(
     labels: Labels, ends: Index, known: Tables, n_tables: int, tables: Labels, to: tuple[Narrow, int, int]
 ) -> int:
@@ -242,7 +245,7 @@ def _find_tables(
     return n_tables
 
 
-@_kernel
+@_step
 def _is_at(tables: Labels, start: int, end: int, labels: Labels, first: int, n: int) -> bool:
     alike = end - start == n
     i = 0
@@ -252,7 +255,7 @@ def _is_at(tables: Labels, start: int, end: int, labels: Labels, first: int, n: 
     return alike
 
 
-@_kernel
+@_step
 def _bits(n: int) -> int:
     """Return the bits of each voxel in a block of n labels."""
     if n <= 2:
@@ -263,7 +266,7 @@ def _bits(n: int) -> int:
     return bits
 
 
-@_kernel
+@_step
 def _write_runs(runs: Runs, ends: Index, size: int, values: Labels, n_words: int, to: tuple[Narrow, int]) -> int:
     """Write the values and the second words of the headers of a row of blocks; return the number of words there are."""
     starts, _, places = runs
