@@ -125,7 +125,7 @@ def plan_mips(
     reader = _SampleReader(source, translate, options.fill_missing)
     volume = SampledVolume(box, *kind)
     choices = choose_encodings(reader.read, volume, options.chunk, steps, downsampler, options.compress, wanted)
-    made = zip(totals[-len(steps) :], choices, levels, strict=True)
+    made = zip(totals[len(totals) - len(steps) :], choices, levels, strict=True)
     scales = [plan_scale(source, box, options.chunk, choice.encoding, total, level) for total, choice, level in made]
     return Mips((*([] if base_written else [base]), *scales), factors, downsampler, tuple(choices))
 
