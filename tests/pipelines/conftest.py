@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -24,6 +25,7 @@ from moto.server import ThreadedMotoServer
 
 from beam_volumes.geometry import Vec
 from beam_volumes.storage import Folder, s3
+from pipelines import export
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/pinky40_512.ckl.gz"
 ROOT = Path(__file__).parents[2]
@@ -94,6 +96,36 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     s3._client().close()
     s3._client_of_process.cache_clear()
     server.stop()
+
+
+MIPS = [
+    *("--chunk_size=8,8,64", "--factor=2,2,1;2,2,2", "--num_mips=4"),
+    *("--memory_target=263000", "--encoding=raw"),
+]
+"""Of `layer` 6 regions of 256 slices, which make mip 1; cells as follows; 3 shards of mip 1, and 3 others."""
+CELLS = {1: 24, 2: 6, 3: 1}
+"""By level: for mip 2, for mip 3, for mip 4."""
+
+
+@pytest.fixture(scope="session")
+def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A volume of one mip, in files of 4 slices; not to be changed."""
+    folder = tmp_path_factory.mktemp("fine") / "volume"
+    options = ["--chunk_size=128,128,4", "--encoding=raw", "--compress=none", "--sharded=false", "--processes=1"]
+    src = "--src=made://neurons?size=64,32,1536&chunk=128,128,4&dtype=uint8"
+    assert export.main([src, f"--dst=file://{folder}", *options]) == 0
+    return folder
+
+
+@pytest.fixture
+def layer(fine: Path, tmp_path: Path) -> Path:
+    """A copy of `fine` to add mips to."""
+    return copy_of(fine, tmp_path / "layer")
+
+
+def copy_of(volume: Path, folder: Path) -> Path:
+    """Return a copy; files that are replaced are this copy's own."""
+    return Path(shutil.copytree(volume, folder, copy_function=os.link))
 
 
 def with_cloudvolume(url: str, mip: int = 0) -> Array:

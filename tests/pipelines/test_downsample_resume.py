@@ -27,17 +27,21 @@ from pipelines import export
 from pipelines.downsample import Config, main, plan
 from pipelines.options import parse
 from pipelines.running import Setting
-from tests.pipelines.conftest import SECONDS, alive, only_error, stamps, started, wait_until, written
+from tests.pipelines.conftest import (
+    CELLS,
+    MIPS,
+    SECONDS,
+    alive,
+    copy_of,
+    only_error,
+    stamps,
+    started,
+    wait_until,
+    written,
+)
 
 pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
 
-OPTIONS = [
-    *("--chunk_size=8,8,64", "--factor=2,2,1;2,2,2", "--num_mips=4"),
-    *("--memory_target=263000", "--encoding=raw"),
-]
-"""Of the layer below 6 regions of 256 slices, which make mip 1; cells as follows; 3 shards of mip 1, and 3 others."""
-CELLS = {1: 24, 2: 6, 3: 1}
-"""By level: for mip 2, for mip 3, for mip 4."""
 SMALLER = ["--num_mips=2", "--chunk_size=16,16,16", "--factor=2,2,2", "--memory_target=600000", "--encoding=raw"]
 """Other mips of the same volume."""
 KEYS = ["32_32_40", "64_64_80", "128_128_160", "256_256_320"]
@@ -81,26 +85,6 @@ def shard_file(layer: Path, mip: int, shard: int) -> Path:
     return layer / KEYS[mip - 1] / f"{shard:x}.shard"
 
 
-@pytest.fixture(scope="module")
-def fine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A volume of one mip, in files of 4 slices."""
-    folder = tmp_path_factory.mktemp("fine") / "volume"
-    options = ["--chunk_size=128,128,4", "--encoding=raw", "--compress=none", "--sharded=false", "--processes=1"]
-    src = "--src=made://neurons?size=64,32,1536&chunk=128,128,4&dtype=uint8"
-    assert export.main([src, f"--dst=file://{folder}", *options]) == 0
-    return folder
-
-
-def copy_of(fine: Path, folder: Path) -> Path:
-    """Return a copy; files that are replaced are this copy's own."""
-    return Path(shutil.copytree(fine, folder, copy_function=os.link))
-
-
-@pytest.fixture
-def layer(fine: Path, tmp_path: Path) -> Path:
-    return copy_of(fine, tmp_path / "layer")
-
-
 def undisturbed(fine: Path, folder: Path, *options: str) -> Files:
     layer = copy_of(fine, folder / "layer")
     assert downsample(layer, *options) == 0
@@ -109,7 +93,7 @@ def undisturbed(fine: Path, folder: Path, *options: str) -> Files:
 
 @pytest.fixture(scope="module")
 def whole(fine: Path, tmp_path_factory: pytest.TempPathFactory) -> Files:
-    files = undisturbed(fine, tmp_path_factory.mktemp("undisturbed"), *OPTIONS)
+    files = undisturbed(fine, tmp_path_factory.mktemp("undisturbed"), *MIPS)
     assert len(files.bytes) - len(written(fine)) == 6
     return files
 
@@ -142,7 +126,7 @@ def writing(layer: Path) -> bool:
 def test_killed_and_run_again(
     moment: Callable[[Path], bool], only_launcher: bool, processes: int, layer: Path, whole: Files
 ) -> None:
-    with downsampling(layer, *OPTIONS, f"--processes={processes}") as process:
+    with downsampling(layer, *MIPS, f"--processes={processes}") as process:
         wait_until(lambda: moment(layer), process)
         if only_launcher:
             process.kill()
@@ -158,7 +142,7 @@ def test_killed_and_run_again(
     kept = {shard_file(layer, *shard) for shard in finished}
     before = {path: path.stat().st_mtime_ns for path in kept}
 
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     assert {path: path.stat().st_mtime_ns for path in kept} == before
     stages = report(layer)["stages"]
@@ -174,7 +158,7 @@ def done_anew(stage: dict[str, int]) -> int:
 
 
 def test_ctrl_c_and_run_again(layer: Path, whole: Files) -> None:
-    with downsampling(layer, *OPTIONS, "--processes=2") as process:
+    with downsampling(layer, *MIPS, "--processes=2") as process:
         wait_until(lambda: coarsening(layer), process)
         asked = time.monotonic()
         # A terminal sends it to all processes of the command.
@@ -188,7 +172,7 @@ def test_ctrl_c_and_run_again(layer: Path, whole: Files) -> None:
     assert "error" not in err.lower()
     assert out == ""
     assert scales(layer) == ["16_16_40"]
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
 
 
@@ -234,10 +218,10 @@ def interrupted(layer: Path, stage: str, calls: int, *options: str) -> None:
 def test_interrupted_at_every_stage(
     stage: str, calls: int, expected: tuple[int, int, int], layer: Path, whole: Files
 ) -> None:
-    interrupted(layer, stage, calls, *OPTIONS)
+    interrupted(layer, stage, calls, *MIPS)
     assert (len(packs(layer, "region")), len(packs(layer, "cell")), len(receipts(layer))) == expected
     assert scales(layer) == ["16_16_40"]
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     stages = report(layer)["stages"]
     assert stages["shards"]["done"] == 6 - expected[2]
@@ -261,12 +245,12 @@ def test_interrupted_at_every_stage(
 def test_only_what_a_lost_shard_is_made_of_is_done_again(
     lost: list[tuple[int, int]], regions: int, cells: int, layer: Path, whole: Files
 ) -> None:
-    interrupted(layer, "proof", 0, *OPTIONS)
+    interrupted(layer, "proof", 0, *MIPS)
     for shard in lost:
         shard_file(layer, *shard).unlink()
     shutil.rmtree(layer / ".beam_volumes/downsample/scratch")
     before = stamps(layer)
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     stages, after = report(layer)["stages"], stamps(layer)
     assert stages["shards"]["done"] == len(lost)
@@ -278,19 +262,19 @@ def test_only_what_a_lost_shard_is_made_of_is_done_again(
 
 
 def test_a_shard_that_was_truncated_is_written_again(layer: Path, whole: Files) -> None:
-    interrupted(layer, "proof", 0, *OPTIONS)
+    interrupted(layer, "proof", 0, *MIPS)
     os.truncate(shard_file(layer, 3, 0), 100)
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     assert report(layer)["stages"]["shards"]["done_by_an_interrupted_run"] == 5
 
 
 @pytest.mark.parametrize("kind", ["region", "cell"])
 def test_truncated_packs_are_made_again(kind: str, layer: Path, whole: Files) -> None:
-    interrupted(layer, "shards", 2, *OPTIONS)
+    interrupted(layer, "shards", 2, *MIPS)
     for pack in packs(layer, kind):
         os.truncate(pack, pack.stat().st_size // 2)
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     stages = report(layer)["stages"]
     stage = stages[f"{kind}s"]
@@ -299,18 +283,18 @@ def test_truncated_packs_are_made_again(kind: str, layer: Path, whole: Files) ->
 
 def test_scratch_elsewhere_is_taken_up_and_removed(layer: Path, whole: Files, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
-    interrupted(layer, "shards", 0, *OPTIONS, f"--scratch={scratch}")
+    interrupted(layer, "shards", 0, *MIPS, f"--scratch={scratch}")
     assert packs(layer, "region") == packs(layer, "cell") == []
     assert len(list(scratch.rglob("*.pack"))) == 37
-    assert downsample(layer, *OPTIONS, f"--scratch={scratch}") == 0
+    assert downsample(layer, *MIPS, f"--scratch={scratch}") == 0
     assert written(layer) == whole.bytes
     assert done_anew(report(layer)["stages"]["regions"]) == done_anew(report(layer)["stages"]["cells"]) == 0
     assert [path for path in scratch.rglob("*") if not path.is_dir()] == []
 
 
 def test_without_resume_all_is_done_again(layer: Path, whole: Files) -> None:
-    interrupted(layer, "shards", 4, *OPTIONS)
-    assert downsample(layer, *OPTIONS, "--resume=false") == 0
+    interrupted(layer, "shards", 4, *MIPS)
+    assert downsample(layer, *MIPS, "--resume=false") == 0
     assert written(layer) == whole.bytes
     stages = report(layer)["stages"]
     assert (done_anew(stages["regions"]), done_anew(stages["cells"]), stages["shards"]["done"]) == (6, 31, 6)
@@ -336,13 +320,13 @@ def test_interrupted_at_the_very_end(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Folder, method, failing(getattr(Folder, method), name))
-        assert downsample(layer, *OPTIONS) == 1
+        assert downsample(layer, *MIPS) == 1
     assert "the disk is gone" in only_error(capsys.readouterr().err)
     assert scales(layer) == ["16_16_40", *(KEYS if listed else [])]
     assert (report(layer) != {}) == reported
     before = {name: stamp for name, stamp in stamps(layer).items() if name.endswith(".shard")}
     assert len(before) == 6
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
     assert {name: stamp for name, stamp in stamps(layer).items() if name.endswith(".shard")} == before
     assert not (layer / ".beam_volumes").exists()
@@ -375,30 +359,30 @@ CHANGES = {
 @pytest.mark.parametrize("complete", [False, True], ids=["unfinished", "complete"])
 def test_another_run_is_refused(complete: bool, layer: Path, whole: Files, capsys: pytest.CaptureFixture[str]) -> None:
     if complete:
-        assert downsample(layer, *OPTIONS) == 0
+        assert downsample(layer, *MIPS) == 0
     else:
-        interrupted(layer, "shards", 3, *OPTIONS)
+        interrupted(layer, "shards", 3, *MIPS)
     before = stamps(layer)
     for options in CHANGES.values():
         name = options[0].split("=")[0]
         capsys.readouterr()
-        rest = [option for option in OPTIONS if option.split("=")[0] != name]
+        rest = [option for option in MIPS if option.split("=")[0] != name]
         assert downsample(layer, *rest, *options) == 2
         line = only_error(capsys.readouterr().err)
         assert line.startswith(f"error: --layer: file://{layer} holds another run: ")
         assert f"{name.removeprefix('--')} was " in line
         assert line.endswith("go on from the coarsest with --mip, or replace them with --overwrite")
         assert stamps(layer) == before
-    assert downsample(layer, *OPTIONS) == 0
+    assert downsample(layer, *MIPS) == 0
     assert written(layer) == whole.bytes
 
 
 @pytest.mark.parametrize("stage", ["regions", "cells", "shards", "none"])
 def test_overwrite_replaces_another_run(stage: str, layer: Path, smaller: Files) -> None:
     if stage == "none":
-        assert downsample(layer, *OPTIONS) == 0
+        assert downsample(layer, *MIPS) == 0
     else:
-        interrupted(layer, stage, 4, *OPTIONS)
+        interrupted(layer, stage, 4, *MIPS)
     assert downsample(layer, *SMALLER, "--overwrite") == 0
     assert written(layer) == smaller.bytes
     assert report(layer, "32_32_80")["stages"]["shards"]["done_by_an_interrupted_run"] == 0
@@ -406,10 +390,10 @@ def test_overwrite_replaces_another_run(stage: str, layer: Path, smaller: Files)
 
 def test_an_interrupted_overwrite_shows_no_mips_and_goes_on(layer: Path, whole: Files) -> None:
     assert downsample(layer, *SMALLER) == 0
-    interrupted(layer, "cells", 20, *OPTIONS, "--overwrite")
+    interrupted(layer, "cells", 20, *MIPS, "--overwrite")
     assert scales(layer) == ["16_16_40"]
     assert not (layer / "32_32_80").exists()
-    assert downsample(layer, *OPTIONS, "--overwrite") == 0
+    assert downsample(layer, *MIPS, "--overwrite") == 0
     assert written(layer) == whole.bytes
     assert report(layer)["stages"]["cells"]["taken_up_from_an_interrupted_run"] == 20
 
@@ -437,7 +421,7 @@ def test_a_run_stops_when_another_takes_its_place(
             patch.setattr(transforms.downsample, "coarsen_cell", disturbed)
         else:
             patch.setattr(shard_assembly, "write_shard", disturbed)
-        assert downsample(layer, *OPTIONS) == 1
+        assert downsample(layer, *MIPS) == 1
     line = only_error(capsys.readouterr().err)
     assert "another run has taken it over: nothing more is written" in line
     assert ("cell " if stage == "cells" else "shard ") in line
@@ -459,7 +443,7 @@ def test_a_run_that_lost_its_claim_at_the_end_lists_nothing(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beam_volumes.volume_report, "check_conservation", disturbed)
-        assert downsample(layer, *OPTIONS) == 1
+        assert downsample(layer, *MIPS) == 1
     only_error(capsys.readouterr().err)
     assert scales(layer) == ["16_16_40"]
     assert downsample(layer, *SMALLER) == 0
@@ -467,7 +451,7 @@ def test_a_run_that_lost_its_claim_at_the_end_lists_nothing(
 
 
 def test_two_different_runs_at_once(layer: Path, whole: Files, smaller: Files) -> None:
-    with downsampling(layer, *OPTIONS, "--processes=1") as a, downsampling(layer, *SMALLER, "--processes=1") as b:
+    with downsampling(layer, *MIPS, "--processes=1") as a, downsampling(layer, *SMALLER, "--processes=1") as b:
         ends = [(process, process.communicate(timeout=SECONDS)[1]) for process in (a, b)]
     statuses = [process.returncode for process, _ in ends]
     assert sorted(statuses) in ([0, 1], [0, 2]), ends
@@ -477,9 +461,9 @@ def test_two_different_runs_at_once(layer: Path, whole: Files, smaller: Files) -
 
 
 def test_two_equal_runs_at_once(layer: Path, whole: Files) -> None:
-    with downsampling(layer, *OPTIONS, "--processes=1") as first:
+    with downsampling(layer, *MIPS, "--processes=1") as first:
         wait_until(lambda: reading(layer), first)
-        status = downsample(layer, *OPTIONS)
+        status = downsample(layer, *MIPS)
         _, text = first.communicate(timeout=SECONDS)
     assert (status, first.returncode) == (0, 0), text
     assert written(layer) == whole.bytes
@@ -498,7 +482,7 @@ def test_the_report_of_the_slower_of_two_equal_runs_stays(
 
     def run() -> int:
         if pipeline == "downsample":
-            return downsample(layer, *OPTIONS)
+            return downsample(layer, *MIPS)
         options = ["--num_mips=2", "--chunk_size=16,16,16", "--processes=1"]
         return export.main(["--src=made://neurons?size=64,32,40", f"--dst=file://{dst}", *options])
 
@@ -516,8 +500,8 @@ def test_an_export_with_mips_goes_on(tmp_path: Path) -> None:
     """Its claim is that of an export; mip 0 is written, too."""
     src = "--src=made://neurons?size=64,32,1536&chunk=128,128,4&dtype=uint8"
     once, twice = tmp_path / "once", tmp_path / "twice"
-    assert export.main([src, f"--dst=file://{once}", "--processes=1", *OPTIONS]) == 0
-    command = [src, f"--dst=file://{twice}", "--processes=1", *OPTIONS]
+    assert export.main([src, f"--dst=file://{once}", "--processes=1", *MIPS]) == 0
+    command = [src, f"--dst=file://{twice}", "--processes=1", *MIPS]
     for stage, calls in [("regions", 3), ("cells", 20), ("shards", 4)]:
         module, name = STAGES[stage]
         with pytest.MonkeyPatch.context() as patch:
