@@ -124,8 +124,8 @@ def lose_all(result: Rendered) -> Rendered:
     return Rendered({}, {}, Counts())
 
 
-TILES = r"expected \d+ tiles of mip {} that make up [-\d,]+, each once, came \d+; missing: {} \(\d+ in all\): .*in cell "
-    r"expected \d+ tiles of mip {} that make up [-\d,]+, each once, came \d+; missing: {} \(\d+ in all\): .*\(in cell "
+TILES = (
+    r"expected \d+ tiles of mip {} that make up [-\d,]+, each once, came \d+; missing: {} \(\d+ in all\): .*in cell "
 )
 CHANGED = {
     "a region's tiles are lost": ("regions", lose_parcel_of_tiles, TILES.format(2, r"[-\d,]+")),
