@@ -226,7 +226,7 @@ def alive(session: int) -> list[int]:
     return found
 
 
-def children(process: subprocess.Popen[str]) -> list[int]:
+def children(process: subprocess.Popen[Any]) -> list[int]:
     tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
     return [int(child) for path in tasks for child in path.read_text().split()]
 

@@ -1,15 +1,19 @@
 import importlib.util
+from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pytest
 
 from beam_volumes.destinations import Destination
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import Claim
+from pipelines import downsample, export
 from pipelines.beam_options import beam_options, is_local, workers_at_most
-from pipelines.export import Config, plan
 from pipelines.options import parse
 from pipelines.running import Setting
+from tests.pipelines.conftest import write_source
 from transforms.pool import Execution
 
 pytestmark = pytest.mark.skipif(
@@ -38,27 +42,35 @@ def empty_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(destination: Destination, identity: Json, *, scratch: str | None, **_: bool) -> Claim:
         return Claim.of(destination, identity, "new", scratch)
 
-    monkeypatch.setattr("pipelines.export.inspect_destination", find)
+    for pipeline in ("export", "downsample"):
+        monkeypatch.setattr(f"pipelines.{pipeline}.inspect_destination", find)
 
 
-def proto_of(size: str) -> beam.portability.api.beam_runner_api_pb2.Pipeline:
+def proto_of(size: str, *more: str) -> beam.portability.api.beam_runner_api_pb2.Pipeline:
     """Build the export of a made-up volume for Dataflow; return its graph."""
-    argv = [f"--src=made://neurons?size={size}", f"--dst=gs://my-bucket/{size}", *DATAFLOW]
-    config, rest = parse(Config, argv)
+    return built(export, f"--src=made://neurons?size={size}", f"--dst=gs://my-bucket/{size}", *more)
+
+
+def built(pipeline: Any, *options: str) -> beam.portability.api.beam_runner_api_pb2.Pipeline:
+    config, rest = parse(pipeline.Config, [*options, *DATAFLOW])
     options = beam_options(rest)
     assert not is_local(options)
     assert workers_at_most(options) == 200
-    job = plan(config, Setting(local=False, workers=workers_at_most(options), inline_bytes=2**20))
-    pipeline = beam.Pipeline(options=options)
-    job.build(pipeline, Execution(1, None))
-    assert pipeline.run().state == "DONE"
-    return pipeline.runner.proto_pipeline
+    job = pipeline.plan(config, Setting(local=False, workers=workers_at_most(options), inline_bytes=2**20))
+    graph = beam.Pipeline(options=options)
+    job.build(graph, Execution(1, None))
+    assert graph.run().state == "DONE"
+    return graph.runner.proto_pipeline
+
+
+def steps_of(proto: Any) -> set[str]:
+    names = {transform.unique_name for transform in proto.components.transforms.values()}
+    return {name for name in names if "/" not in name and not name.startswith("ref_")}
 
 
 def test_the_whole_export_builds_for_dataflow() -> None:
     proto = proto_of("256,256,64")
-    names = {transform.unique_name for transform in proto.components.transforms.values()}
-    assert {name for name in names if "/" not in name and not name.startswith("ref_")} == {
+    assert steps_of(proto) == {
         "List regions",
         "Render regions",
         "Parcels of all levels",
@@ -76,3 +88,27 @@ def test_the_graph_is_small_however_large_the_volume_is() -> None:
     large = proto_of("100000,100000,10000").ByteSize()
     # A thousand ranges at most, however many regions there are.
     assert large < small + 30_000
+
+
+def levels(count: int) -> set[str]:
+    return {f"Make mips, level {level}" for level in range(1, count + 1)}
+
+
+def test_the_levels_of_an_export_with_mips_are_steps() -> None:
+    plain = steps_of(proto_of("20000,20000,2000"))
+    proto = proto_of("20000,20000,2000", "--num_mips=9", "--encoding=raw")
+    assert steps_of(proto) == plain | levels(3)
+    larger = proto_of("200000,200000,20000", "--num_mips=9", "--encoding=raw")
+    assert steps_of(larger) == plain | levels(4)
+    assert larger.ByteSize() < 1.5 * proto.ByteSize()
+
+
+def test_a_downsampling_builds_for_dataflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer stands on this machine in truth."""
+    url = f"file://{tmp_path}/layer"
+    write_source(url, np.ones((100, 100, 40, 1), np.uint32), layer_type="segmentation", chunk_size=(16, 16, 16))
+    monkeypatch.setattr("pipelines.running.check_for_workers", lambda *_: None)
+    options = ["--num_mips=4", "--memory_target=500000", "--encoding=raw"]
+    steps = steps_of(built(downsample, f"--layer={url}", *options))
+    assert steps > {"List regions", "Render regions", *levels(2), "Write shards", "Finish"}
+    assert not (tmp_path / "layer/.beam_volumes").exists()
