@@ -119,8 +119,8 @@ def test_an_encoding_that_cannot_hold_a_sample_is_left_out() -> None:
     [
         (("segmentation", "uint64", 1), CHUNK, ["raw", "compressed_segmentation", "compresso"]),
         (("segmentation", "uint16", 1), CHUNK, ["raw", "compresso"]),
-        (("segmentation", "uint64", 1), (256, 256, 96), ["raw", "compressed_segmentation", "compresso"]),
-        (("segmentation", "uint64", 1), (256, 256, 104), ["raw", "compresso"]),
+        (("segmentation", "uint64", 1), (256, 256, 120), ["raw", "compressed_segmentation", "compresso"]),
+        (("segmentation", "uint64", 1), (256, 256, 128), ["raw", "compresso"]),
         (("image", "uint8", 1), CHUNK, ["raw", "compresso", "png"]),
         (("image", "uint8", 1), (64, 2000, 1000), ["raw", "compresso"]),
         (("image", "uint8", 3), CHUNK, ["raw"]),
