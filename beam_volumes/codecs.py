@@ -2,7 +2,7 @@
 
 The encoders are CloudVolume's (`cloudvolume.chunks`), which are those of the Precomputed format:
 https://github.com/google/neuroglancer/tree/master/src/datasource/precomputed; that of compressed_segmentation, which
-is used most, is the project's own.
+is used most, is the project's own, and its decoder too.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import brotli
-import compressed_segmentation
 import deflate
 import numpy as np
 import numpy.typing as npt
 
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Vec
+from beam_volumes.segmentation_decoder import decode as decode_segmentation
 from beam_volumes.segmentation_encoder import encode as encode_segmentation
 
 Array = npt.NDArray[np.generic]
@@ -262,14 +262,15 @@ def decode_chunk(
         encoding: one of `ENCODINGS`, or another that CloudVolume reads.
         shape: of the voxels, XYZC.
         data_type: of the voxels.
-        block_size: of compressed_segmentation; its headers are taken on trust.
+        block_size: of compressed_segmentation.
 
     Raises:
-        Exception: of a library, each of its own: these are not the bytes of such a chunk.
+        CorruptDataError: these are not the bytes of such a chunk of compressed_segmentation.
+        Exception: of a library, each of its own: nor of another encoding.
 
     """
     if encoding == "compressed_segmentation" and block_size is not None:
-        return compressed_segmentation.decompress(data, shape, data_type, block_size, order="F")
+        return decode_segmentation(data, shape, data_type, block_size)
     if encoding == "raw":
         return np.frombuffer(data, data_type).reshape(shape, order="F")
     return _of_cloudvolume().decode(data, encoding, shape=shape, dtype=np.dtype(data_type), block_size=block_size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from beam_volumes.codecs import encode_chunk
+from beam_volumes.codecs import decode_chunk, encode_chunk
 from beam_volumes.downsampling import Downsampler
 from beam_volumes.voxel_counts import LabelCounter
 
@@ -37,7 +37,8 @@ def warm_up() -> None:
             counter.add(np.zeros((2, 2, 2, 1), data_type), (0, 0, 0))
             counter.take()
     for data_type in ("uint32", "uint64"):
-        encode_chunk(np.zeros((8, 8, 8, 1), data_type), "compressed_segmentation")
+        encoded = encode_chunk(np.zeros((8, 8, 8, 1), data_type), "compressed_segmentation")
+        decode_chunk(encoded, "compressed_segmentation", (8, 8, 8, 1), data_type)
 
 
 if __name__ == "__main__":

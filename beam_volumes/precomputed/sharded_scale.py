@@ -6,20 +6,19 @@ the shard index, the minishard indices and the chunks. That is more than decodin
 
 from __future__ import annotations
 
-import math
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from beam_volumes.codecs import Array, decode_chunk
-from beam_volumes.errors import SourceError, VolumeError
+from beam_volumes.errors import CorruptDataError, SourceError, VolumeError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Json
 from beam_volumes.precomputed.morton import compressed_morton_code
 from beam_volumes.precomputed.shard_reading import ShardFiles
 from beam_volumes.precomputed.sharding import ShardingSpec
+from beam_volumes.segmentation_decoder import decode_into
 from beam_volumes.storage import Folder, is_local, join
 from beam_volumes.storage.urls import SCHEMES, redacted, split_schemes
 
@@ -36,9 +35,6 @@ _ENCODINGS = (
     "zfpc",
 )
 """Those that CloudVolume reads; some need a package of their own."""
-
-_BITS = (0, 1, 2, 4, 8, 16, 32)
-"""Of a value in a block of compressed_segmentation."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,6 @@ class ShardedVoxels:
             raise
 
     def _read(self, box: Box) -> tuple[Array, list[Box]]:
-        voxels = self._voxels
         wanted, holes = self._chunks_meeting(box), set[int]()
         array: Array | None = None
         with closing(self._files.read(wanted)) as stored:
@@ -127,13 +122,9 @@ class ShardedVoxels:
                     self._check_may_lack(box, number, chunk)
                     holes.add(number)
                     continue
-                decoded = self._decoded(number, chunk, data)
-                if chunk == box:
-                    return np.require(decoded, voxels.data_type, ["F", "W"]), []
                 if array is None:
                     array = self._empty(box)
-                part = chunk.intersection(box)
-                array[part.slices(box.start)] = decoded[part.slices(chunk.start)]
+                self._decode(number, chunk, data, box, array)
         array = self._empty(box) if array is None else array
         # In the order of the grid, not of the files.
         parts = [chunk.intersection(box) for number, chunk in wanted.items() if number in holes]
@@ -167,12 +158,23 @@ class ShardedVoxels:
                 f"{self._files.path_of(number)}): restore it, or accept holes with --fill_missing"
             )
 
+    def _decode(self, number: int, chunk: Box, data: bytes, box: Box, array: Array) -> None:
+        """Write the voxels of a chunk to the array of a box."""
+        voxels = self._voxels
+        if voxels.encoding != "compressed_segmentation" or voxels.block_size is None:
+            part = chunk.intersection(box)
+            array[part.slices(box.start)] = self._decoded(number, chunk, data)[part.slices(chunk.start)]
+            return
+        x, y, z = (a - b for a, b in zip(chunk.start, box.start, strict=True))
+        try:
+            decode_into(data, array, chunk.shape, (x, y, z), voxels.block_size)
+        except (CorruptDataError, ValueError) as error:
+            raise self._damaged(number, chunk, str(error)) from error
+
     def _decoded(self, number: int, chunk: Box, data: bytes) -> Array:
         """Return the XYZC voxels of a chunk."""
         voxels = self._voxels
         shape = (*chunk.shape, voxels.num_channels)
-        if voxels.encoding == "compressed_segmentation" and not _blocks_are_whole(data, shape, voxels):
-            raise self._damaged(number, chunk, f"its blocks do not lie in its {len(data)} bytes")
         try:
             decoded = decode_chunk(data, voxels.encoding, shape, voxels.data_type, voxels.block_size)
         except MemoryError:
@@ -190,31 +192,3 @@ class ShardedVoxels:
     def _damaged(self, number: int, chunk: Box, why: str) -> SourceError:
         path = self._files.path_of(number)
         return SourceError(f"{path}, chunk {chunk}: cannot read its {self._voxels.encoding}: {why}: restore it")
-
-
-def _blocks_are_whole(data: bytes, shape: tuple[int, ...], voxels: ScaleVoxels) -> bool:
-    """Whether the tables and values of each block of a compressed_segmentation chunk lie in its bytes.
-
-    The decoder takes what the headers say on trust, and reads, or crashes, beyond the end of a damaged chunk. A header
-    is two words: where the table begins (24 bits) and the bits of a value (8 bits); where the values begin. Format:
-    https://github.com/google/neuroglancer/tree/master/src/sliceview/compressed_segmentation
-    """
-    if voxels.block_size is None:
-        # The decoder refuses.
-        return True
-    words = np.frombuffer(data, "<u4", len(data) // 4).astype(np.int64)
-    headers = 2 * math.prod(-(-n // b) for n, b in zip(shape[:3], voxels.block_size, strict=True))
-    if len(words) < shape[3]:
-        return False
-    return all(_channel_is_whole(words[start:], headers, voxels) for start in words[: shape[3]])
-
-
-def _channel_is_whole(words: npt.NDArray[np.int64], headers: int, voxels: ScaleVoxels) -> bool:
-    if voxels.block_size is None or len(words) < headers:
-        return False
-    first, values = words[:headers:2], words[1:headers:2]
-    tables, bits = first & 0xFFFFFF, first >> 24
-    table_words = np.dtype(voxels.data_type).itemsize // 4
-    value_words = -(-bits * math.prod(voxels.block_size) // 32)
-    whole = (tables + table_words <= len(words)) & ((bits == 0) | (values + value_words <= len(words)))
-    return bool(np.all(whole & np.isin(bits, _BITS)))
