@@ -1,7 +1,7 @@
 """The loops of the decoder of compressed_segmentation, compiled by numba; import it only where voxels are at hand.
 
-Blocks are decoded row by row of them, along x, and each of those voxel row by voxel row: block by block, voxels would
-go to memory in pieces, which takes half as long again.
+Blocks are decoded row by row of them, along x, and each of those voxel row by voxel row: so voxels go to memory in long
+pieces, and little is left to do at each.
 
 Nothing is compiled at import, see `beam_volumes.downsampling_kernels`; as there, indices are unsigned in the innermost
 loops. For little-endian machines.
