@@ -377,7 +377,7 @@ def test_another_run_is_refused(complete: bool, layer: Path, whole: Files, capsy
     assert written(layer) == whole.bytes
 
 
-@pytest.mark.parametrize("stage", ["regions", "cells", "shards", "none"])
+@pytest.mark.parametrize("stage", ["cells", "none"])
 def test_overwrite_replaces_another_run(stage: str, layer: Path, smaller: Files) -> None:
     if stage == "none":
         assert downsample(layer, *MIPS) == 0
