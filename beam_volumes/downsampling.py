@@ -113,7 +113,10 @@ class Downsampler:
 
         """
         if self.method == "average" and math.prod(factor) > MOST_VOXELS:
-            raise OptionError(f"--factor: expected averages of at most {MOST_VOXELS} voxels of mip 0, came {factor}")
+            raise OptionError(
+                f"--num_mips: expected averages of at most {MOST_VOXELS:,} voxels of mip 0, came {factor}: make fewer "
+                "mips, and give another command for those above them"
+            )
 
     def tile(self, voxels: Array, offset: Vec) -> Tile:
         """Return voxels of mip 0 (XYZC, any memory order) as a tile; `offset` is the absolute place of the first."""

@@ -40,9 +40,9 @@ which spreads them evenly however many there are."""
 
 
 _MOST_BLOCKS = 2**24 // (2 + 1024)
-"""Blocks of compressed_segmentation that are certain to fit a chunk, however varied its voxels are: tables must begin in
-the first 2**24 words of 32 bits, behind a header of 2 words for each block, and a table has 512 ids of 64 bits at most.
-Samples cannot tell of the worst chunk."""
+"""Blocks of compressed_segmentation that are certain to fit a chunk, however varied its voxels are: tables must begin
+in the first 2**24 words of 32 bits, behind a header of 2 words for each block, and a table has 512 ids of 64 bits at
+most. Samples cannot tell of the worst chunk."""
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from beam_volumes.reading_plan import ReadingPlan
 from beam_volumes.runs import Claim
 from beam_volumes.sources import Source
 from beam_volumes.targets import ShardKey, Target
+
+_CELLS_KEPT = 100_000
+"""Of which a worker, or the launcher, remembers whether they are needed."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,10 @@ class VolumePlan:
     launch: Launch
     finished: dict[int, bytes] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields alone: a plan travels with each task, and what it has found out since may be large."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
     @property
     def reading(self) -> ReadingPlan:
         """How the source is cut for reading, in the destination's voxels."""
@@ -97,7 +105,18 @@ class VolumePlan:
 
     def needs_cell(self, key: CellKey) -> bool:
         """Whether a shard that is not finished is made of a cell's tiles."""
-        return self._needs(key.level, self.pyramid.cell_box(key))
+        if not self.finished:
+            return True
+        if key not in self._cells_needed:
+            # Those below a cell are asked for one after another, and each asks for it again.
+            if len(self._cells_needed) >= _CELLS_KEPT:
+                self._cells_needed.clear()
+            self._cells_needed[key] = self._needs(key.level, self.pyramid.cell_box(key))
+        return self._cells_needed[key]
+
+    @cached_property
+    def _cells_needed(self) -> dict[CellKey, bool]:
+        return {}
 
     def _needs(self, level: int, box: Box) -> bool:
         """Whether `box`, voxels of the base, is needed at a level or above it."""
@@ -134,13 +153,19 @@ class VolumePlan:
                 "shards": sum(len(t.shards) for t in self.targets),
             }
         keys = (CellKey(number, cell) for number, level in enumerate(levels, 1) for cell in range(len(level.cells)))
-        left = [(t, n) for t in self.targets for n in t.shards.numbers() if not self.is_finished(ShardKey(t.mip, n))]
+        voxels = chunks = shards = 0
+        for target in self.targets:
+            for number in target.shards.numbers():
+                if not self.is_finished(ShardKey(target.mip, number)):
+                    voxels += target.shard_box(number).voxels
+                    chunks += target.shards.chunk_count(number)
+                    shards += 1
         return {
             "regions": sum(self.needs_region(region) for region in range(len(regions))),
             "cells": sum(self.needs_cell(key) for key in keys),
-            "voxels": sum(t.shard_box(n).voxels for t, n in left),
-            "chunks": sum(t.shards.chunk_count(n) for t, n in left),
-            "shards": len(left),
+            "voxels": voxels,
+            "chunks": chunks,
+            "shards": shards,
         }
 
 

@@ -125,7 +125,7 @@ def plan(config: Config, setting: Setting) -> Job:
         build=partial(write_volume, export),
         settle=partial(settle, export),
         processes=workers or 1,
-        modules=("beam_volumes.export",),
+        modules=("beam_volumes.export", "beam_volumes.segmentation_encoder_kernels"),
         warnings=warnings,
     )
 

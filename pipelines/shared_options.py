@@ -61,6 +61,13 @@ class Pyramid(Options):
         """Refuse factors and methods that do not fit each other."""
         super().__post_init__()
         default = tuple(self.factor) == Pyramid.factor
+        idle = [f"--{name}" for name in ("isotropic", "sparse") if getattr(self, name)]
+        idle += ["--method"] if self.method != "auto" else []
+        if self.num_mips == 0 and idle:
+            raise OptionError(
+                f"{', '.join(idle)}: expected --num_mips of 1 or more with it, came 0, which makes no mips: leave it "
+                "out, or give --num_mips"
+            )
         came = ";".join(",".join(str(n) for n in factor) for factor in self.factor)
         if self.isotropic and not default:
             raise OptionError(

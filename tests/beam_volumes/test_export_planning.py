@@ -1,6 +1,7 @@
 """Planning an export: what its options mean for a source, what is refused, and what it will take."""
 
 import math
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -392,6 +393,16 @@ def test_the_plan_of_a_resumed_run_tells_what_is_left(tmp_path: Path) -> None:
     rows = dict(summary(plan, CHOICES))
     assert rows["shards left to write"] == "1"
     assert int(rows["boxes of unfinished shards"]) <= len(plan.reading.regions)
+
+
+def test_a_plan_travels_without_what_it_has_found_out(tmp_path: Path) -> None:
+    plan = plan_of(describe_source(NEURONS, 0), tmp_path, memory=4 * 10**6)
+    first = next(iter(plan.targets[0].shards.numbers()))
+    plan = replace(plan, finished=finished_bits(plan.targets, [ShardKey(0, first)]))
+    before = pickle.dumps(plan)
+    assert plan.planned["shards"] == len(plan.targets[0].shards) - 1
+    assert len(pickle.dumps(plan)) == len(before)
+    assert pickle.loads(before) == plan
 
 
 def test_a_proofreading_plan_tells_what_the_server_is_asked(server: ProofreadingServer, tmp_path: Path) -> None:

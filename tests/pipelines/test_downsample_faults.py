@@ -398,7 +398,7 @@ OPTIONS = {
     "factors twice": ([SEG, "--factor=2,2,2", "--isotropic"], r"--factor: expected none with --isotropic.*came 2,2,2"),
     "averages of too many": (
         [IMAGE, "--factor=2048,2048,1024", "--num_mips=1"],
-        r"--factor: expected averages of at most 2147483648 voxels of mip 0",
+        r"--num_mips: expected averages of at most 2,147,483,648 voxels of mip 0",
     ),
     "unknown method": ([SEG, "--method=median"], r"--method: expected one of auto, mode, average.*came 'median'"),
     "sparse averages": ([SEG, "--sparse", "--method=average"], r"--sparse: expected --method=mode or auto.*average"),

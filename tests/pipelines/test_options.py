@@ -392,6 +392,8 @@ def test_own_options_come_first_then_those_of_each_class() -> None:
             r"at most as many factors as --num_mips=1, came 2 \(2,2,1;2,2,2\): make more mips, or leave factors out",
         ),
         (["--num_mips=0", "--factor=2,2,2"], "at most as many factors as --num_mips=0, came 1"),
+        (["--num_mips=0", "--sparse"], "--sparse: expected --num_mips of 1 or more with it, came 0"),
+        (["--num_mips=0", "--isotropic", "--method=min"], "--isotropic, --method: expected --num_mips of 1 or more"),
     ],
 )
 def test_checks_of_every_class_are_made(arguments: list[str], message: str) -> None:
