@@ -39,6 +39,9 @@ _INDEX_BYTES = 32 << 20
 _CHECKED_BYTES = 1 << 30
 """Longer ranges are compared with the file's size first: a damaged index may ask for any number of bytes."""
 
+_MOST_BYTES = 1 << 63
+"""No file ends there or behind: offsets are signed."""
+
 _WORD = 8
 
 Words = npt.NDArray[np.uint64]
@@ -122,7 +125,7 @@ class ShardFiles:
                 if found is None or not found[1]:
                     absent.append(chunk)
                 else:
-                    places.append(_Range(key[0], *found, chunk))
+                    places.append(self._checked(_Range(key[0], *found, chunk), chunks))
         return places, absent
 
     def _tables(
@@ -143,7 +146,7 @@ class ShardFiles:
                 if place.length < 0:
                     raise self._damaged(place, chunks, f"its index ends at {stop}, before its start at {start}")
                 if place.length:
-                    places[place] = key
+                    places[self._checked(place, chunks)] = key
         for place, data in self._read_ranges(places, chunks):
             table = self._parsed(data, place, chunks)
             tables[places[place]] = table
@@ -212,6 +215,13 @@ class ShardFiles:
             return decompress(data, encoding)
         except CorruptDataError as error:
             raise self._damaged(place, chunks, str(error)) from error
+
+    def _checked(self, place: _Range, chunks: Mapping[int, Box]) -> _Range:
+        """Return a range that an index has told, which may stand in a file, behind its shard index."""
+        if not self._base <= place.start <= place.stop < _MOST_BYTES:
+            why = f"an index places {place.length} bytes at {place.start}, where a shard has none"
+            raise self._damaged(place, chunks, why)
+        return place
 
     def _truncated(self, place: _Range, chunks: Mapping[int, Box], came: int) -> SourceError:
         came_of = f"expected {place.length} bytes at {place.start}, came {came}: the file is truncated, or its index"

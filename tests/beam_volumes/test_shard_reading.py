@@ -312,7 +312,10 @@ def test_a_truncated_shard_is_no_hole(keep: int, why: str, fill_missing: bool, t
 @pytest.mark.parametrize(
     ("row", "why"),
     [
-        ((2**62, 2**63), rf"expected {2**62} bytes at {2**62 + 128}, came 0: the file is truncated, or its index"),
+        ((2**61, 2**62), rf"expected {2**61} bytes at {2**61 + 128}, came 0: the file is truncated, or its index"),
+        ((2**62, 2**63), f"an index places {2**62} bytes at {2**62 + 128}, where a shard has none: restore it"),
+        ((2**63, 2**63 + 24), f"an index places 24 bytes at {2**63 + 128}, where a shard has none"),
+        ((2**64 - 24, 2**64 - 1), f"an index places 23 bytes at {2**64 + 104}, where a shard has none"),
         ((900, 800), "its index ends at 800, before its start at 900"),
         ((0, 40), "expected gzip data, came 40 bytes that are not"),
     ],
@@ -324,6 +327,32 @@ def test_a_damaged_shard_index_is_told(row: tuple[int, int], why: str, tmp_path:
         file.write(np.array(row, "<u8").tobytes())
     with pytest.raises(SourceError, match=rf"{shard}, chunk {Box.of_shape(CHUNK, BOX.start)}: cannot read: {why}"):
         volume.reader(True).read(BOX)
+
+
+@pytest.mark.parametrize(
+    ("start", "length", "stands_at"),
+    [
+        (2**63, 5, 2**63 + 64),
+        (2**63 - 70, 6, 2**63 - 6),
+        # Before the end of the shard index, modulo 2^64: its bytes are no chunk.
+        (2**64 - 8, 16 * 16 * 8 * 8, 56),
+        (0, 2**64 - 20, 64),
+    ],
+)
+def test_a_chunk_where_no_chunk_can_stand_is_told(start: int, length: int, stands_at: int, tmp_path: Path) -> None:
+    volume = write_volume(tmp_path, ShardingSpec(0, 2, 8, "raw", "raw"), "raw")
+    shard, first = volume.shard(BOX.start), Box.of_shape(CHUNK, BOX.start)
+    whole = shard.read_bytes()
+    rows = np.frombuffer(whole[:64], "<u8").reshape(4, 2)
+    row = int(rows[volume.number(BOX.start), 0]) + 64 + 8
+    shard.write_bytes(whole[:row] + np.array((start, length), "<u8").tobytes() + whole[row + 16 :])
+    reader = volume.reader(True)
+    why = f"an index places {length} bytes at {stands_at}, where a shard has none: restore it"
+    with pytest.raises(SourceError, match=f"^file://{shard}, chunk {first}: cannot read: {why}"):
+        reader.read(first)
+    # The damaged index is not kept.
+    shard.write_bytes(whole)
+    assert_equal(reader.read(first)[0], volume.voxels[first.slices(BOX.start)])
 
 
 def test_a_minishard_index_of_a_wrong_size_is_told(tmp_path: Path) -> None:
