@@ -38,6 +38,9 @@ PIECE = np.dtype(
 """`stream` and `number` are the piece's owner, `chunk` its chunk's id; 0 in a tile. `start` and `stop` are its voxels
 (absolute, XYZ; of a tile those of mip 0), `offset` and `length` where its bytes stand."""
 
+PIECE_COMPRESSION, PIECE_LEVEL = "gzip", 1
+"""Around the voxels of a piece that is not a whole chunk, or of a tile; read once, soon."""
+
 
 class Owner(NamedTuple):
     """Who takes a parcel: shard `number` of mip `stream`; or, where `stream` is -L, cell `number` of level L."""

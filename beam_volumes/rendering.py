@@ -12,10 +12,9 @@ from beam_volumes.block_reading import Clock
 from beam_volumes.codecs import Array, compress, encode_chunk
 from beam_volumes.downsampling import Tile, coarse_box
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import Owner, Parcel, ParcelWriter, read_parcels
+from beam_volumes.parcels import PIECE_COMPRESSION, PIECE_LEVEL, Owner, Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.pyramid import CellKey
-from beam_volumes.shard_assembly import PIECE_COMPRESSION, PIECE_LEVEL
 from beam_volumes.targets import ShardKey, Target
 from beam_volumes.volume_plan import VolumePlan
 

@@ -13,7 +13,7 @@ import numpy as np
 from beam_volumes.codecs import compress, decompress, encode_chunk
 from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import Parcel, ParcelReader
+from beam_volumes.parcels import PIECE_COMPRESSION, Parcel, ParcelReader
 from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
@@ -21,9 +21,6 @@ from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record, tel
 from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target
-
-PIECE_COMPRESSION, PIECE_LEVEL = "gzip", 1
-"""Around the raw voxels of a tile, and of a piece that is not a whole chunk; read once, soon."""
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 """In which chunks are written without another look at the claim, which may be a request."""

@@ -8,9 +8,9 @@ from beam_volumes.codecs import compress, decode_chunk, decompress, encode_chunk
 from beam_volumes.downsampling import Downsampler, Tile, coarse_box
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.parcels import PIECE_COMPRESSION, PIECE_LEVEL
 
 _LABELS, _RAW = b"L", b"R"
-_COMPRESSION, _LEVEL = "gzip", 1
 
 
 def pack(tile: Tile) -> bytes:
@@ -26,8 +26,8 @@ def pack(tile: Tile) -> bytes:
             # More labels than the format can hold.
             pass
         else:
-            return _LABELS + compress(encoded, _COMPRESSION, _LEVEL)
-    return _RAW + compress(tile.state.tobytes(order="F"), _COMPRESSION, _LEVEL)
+            return _LABELS + compress(encoded, PIECE_COMPRESSION, PIECE_LEVEL)
+    return _RAW + compress(tile.state.tobytes(order="F"), PIECE_COMPRESSION, PIECE_LEVEL)
 
 
 def unpack(downsampler: Downsampler, base: Box, factor: Vec, data: bytes) -> Tile:
@@ -46,7 +46,7 @@ def unpack(downsampler: Downsampler, base: Box, factor: Vec, data: bytes) -> Til
     kind, state_type, shape = data[:1], downsampler.state_type(factor), coarse_box(base, factor).shape
     if kind not in (_LABELS, _RAW):
         raise CorruptDataError(f"expected a packed tile, came {len(data)} bytes that begin with {kind!r}")
-    voxels = decompress(data[1:], _COMPRESSION)
+    voxels = decompress(data[1:], PIECE_COMPRESSION)
     if kind == _RAW:
         return Tile(base, factor, np.frombuffer(voxels, state_type).reshape((*shape, -1), order="F"))
     return Tile(base, factor, decode_chunk(voxels, "compressed_segmentation", (*shape, 1), state_type))

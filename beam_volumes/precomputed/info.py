@@ -15,9 +15,6 @@ from beam_volumes.precomputed.sharding import ShardingSpec
 
 Json = dict[str, Any]
 
-VOLUME_FIELDS = ("@type", "type", "data_type", "num_channels", "scales")
-"""The fields that describe the voxels; a volume needs no others."""
-
 _SERVER_FIELDS = frozenset(
     {"app", "chunks_start_at_voxel_offset", "data_dir", "graph", "mesh_metadata", "sharded_mesh", "verify_mesh"}
 )
