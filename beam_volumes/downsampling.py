@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from beam_volumes.codecs import DATA_TYPES, Array
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Box, Vec, product
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -173,7 +173,7 @@ class Downsampler:
         fine, coarse = tile.box, coarse_box(tile.box, factor)
         if tile.state.shape[:3] != fine.shape or not fine.voxels:
             raise ValueError(f"expected voxels of the shape of {fine}, at least one; came {tile.state.shape}")
-        if _product(tile.factor, factor) == (1, 1, 1):
+        if product(tile.factor, factor) == (1, 1, 1):
             return tile, tile.state
         edges = _edges(fine, coarse, factor)
         if self.method == "average":
@@ -192,7 +192,7 @@ class Downsampler:
                 kernels.mode_of_blocks(array, edges, pairs, self.sparse, found, target)
             else:
                 kernels.first_of_blocks(array, edges, target)
-        return Tile(tile.base, _product(tile.factor, factor), out), out
+        return Tile(tile.base, product(tile.factor, factor), out), out
 
 
 def downsample(voxels: Array, offset: Vec, factor: Vec, method: str, sparse: bool = False) -> Array:
@@ -215,10 +215,6 @@ def downsample(voxels: Array, offset: Vec, factor: Vec, method: str, sparse: boo
     """
     downsampler = Downsampler(method, voxels.dtype.name, sparse)
     return downsampler._coarser(downsampler.tile(voxels, offset), factor, keep=False)[1]
-
-
-def _product(a: Vec, b: Vec) -> Vec:
-    return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
 
 
 def _rows(array: Array) -> Array:
@@ -259,7 +255,7 @@ def _range_of_most(counts: npt.NDArray[np.int64]) -> tuple[int, int]:
 def _average(
     downsampler: Downsampler, tile: Tile, factor: Vec, edges: _Axes, keep: bool, kernels: ModuleType
 ) -> tuple[Tile, Array]:
-    total = _product(tile.factor, factor)
+    total = product(tile.factor, factor)
     downsampler.check(total)
     coarse = coarse_box(tile.base, total)
     base_x, base_y, base_z = _edges(tile.base, coarse, total)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from beam_volumes.downsampling import Downsampler, coarse_box
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box, Grid, Vec
+from beam_volumes.geometry import Box, Grid, Vec, product, shape_text
 from beam_volumes.precomputed.info import Scale
 from beam_volumes.reading_plan import Lattice, ReadingPlan
 
@@ -137,8 +137,8 @@ def choose_factors(base: Scale, num_mips: int | None, factors: Sequence[Vec] | N
         coarse = coarse_box(box, factor)
         if coarse.shape == box.shape:
             raise OptionError(
-                f"--num_mips: expected at most {len(chosen)}, after which a volume of {_by(box.shape)} voxels is left "
-                f"that {factor} makes no smaller, came {'auto' if num_mips is None else num_mips}"
+                f"--num_mips: expected at most {len(chosen)}, after which a volume of {shape_text(box.shape)} voxels "
+                f"is left that {factor} makes no smaller, came {'auto' if num_mips is None else num_mips}"
             )
         chosen.append(factor)
         box = coarse
@@ -179,7 +179,7 @@ def plan_pyramid(
 
 def chunk_lattices(scales: Sequence[Scale], totals: Sequence[Vec]) -> list[Lattice]:
     """Return the chunks of each mip as cells of mip 0."""
-    return [Lattice(_times(s.chunk, f), _times(s.box.start, f)) for s, f in zip(scales, totals, strict=True)]
+    return [Lattice(product(s.chunk, f), product(s.box.start, f)) for s, f in zip(scales, totals, strict=True)]
 
 
 def _last_mip(cuts: list[Grid], first: int, totals: Sequence[Vec], chunks: Sequence[Lattice]) -> int:
@@ -239,11 +239,3 @@ def _towards_cubes(resolution: tuple[float, float, float]) -> Vec:
 
     options = [(x, y, z) for x in (1, 2) for y in (1, 2) for z in (1, 2) if x * y * z > 1]
     return min(options, key=elongation)
-
-
-def _times(a: Vec, b: Vec) -> Vec:
-    return (a[0] * b[0], a[1] * b[1], a[2] * b[2])
-
-
-def _by(shape: Vec) -> str:
-    return " x ".join(str(n) for n in shape)

@@ -13,7 +13,7 @@ from beam_volumes.codecs import Array, check_chunk, check_encoding, compression_
 from beam_volumes.downsampling import Downsampler, coarse_box
 from beam_volumes.encoding_choice import Choice, SampledVolume, choose_encodings
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Box, Vec, added
 from beam_volumes.precomputed.info import Scale
 from beam_volumes.precomputed.sharding import plan_sharding
 from beam_volumes.pyramid import Pyramid, choose_factors, chunk_lattices, plan_pyramid, total_factors
@@ -201,8 +201,8 @@ def plan_pyramid_of(
     chunks = chunk_lattices(scales, total_factors(factors))
     reading = plan_reading(
         base.box,
-        Lattice(grain, _sum(grain_origin, translate)),
-        Lattice(source.chunk, _sum(source.chunk_origin, translate)),
+        Lattice(grain, added(grain_origin, translate)),
+        Lattice(source.chunk, added(source.chunk_origin, translate)),
         chunks if base_written else chunks[1:],
         (_voxel_bytes(base), memory_target),
         looked_up=source.graph is not None,
@@ -242,10 +242,6 @@ def _mip_by_mip(given: Sequence[str], count: int) -> list[str]:
 
 def _least(a: Vec, b: Vec) -> Vec:
     return (min(a[0], b[0]), min(a[1], b[1]), min(a[2], b[2]))
-
-
-def _sum(a: Vec, b: Vec) -> Vec:
-    return (a[0] + b[0], a[1] + b[1], a[2] + b[2])
 
 
 def _voxel_bytes(scale: Scale) -> int:

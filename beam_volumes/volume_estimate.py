@@ -14,7 +14,7 @@ import numpy as np
 from beam_volumes.codecs import Array, compress, encode_chunk
 from beam_volumes.downsampling import Tile
 from beam_volumes.encoding_choice import Choice
-from beam_volumes.geometry import Box
+from beam_volumes.geometry import Box, shape_text
 from beam_volumes.sources import open_reader
 from beam_volumes.volume_plan import VolumePlan
 
@@ -132,22 +132,23 @@ def summary(plan: VolumePlan, choices: Sequence[Choice]) -> list[tuple[str, str]
     rows = [
         ("source", f"{plan.source.url}, mip {plan.source.mip}"),
         ("destination", f"{plan.claim.url} ({plan.claim.state})"),
-        ("voxels", f"{box} = {_by(box.shape)} of {plan.source.data_type} x {plan.source.num_channels}"),
+        ("voxels", f"{box} = {shape_text(box.shape)} of {plan.source.data_type} x {plan.source.num_channels}"),
     ]
     for target, choice in zip(plan.targets, choices, strict=True):
         scale, shards = target.scale, target.shards
         what, wrap = "one file each" if scale.sharding else "whose chunks are files", target.compression
         rows += [
-            (f"mip {target.mip}", f"{scale.key}, {_by(scale.box.shape)} voxels"),
-            (f"mip {target.mip} chunks", f"{len(target.chunks):,} of {_by(scale.chunk)}, {choice}, {wrap}"),
-            (f"mip {target.mip} shards", f"{len(shards):,} of {_by(shards.shard_chunks)} chunks, {what}"),
+            (f"mip {target.mip}", f"{scale.key}, {shape_text(scale.box.shape)} voxels"),
+            (f"mip {target.mip} chunks", f"{len(target.chunks):,} of {shape_text(scale.chunk)}, {choice}, {wrap}"),
+            (f"mip {target.mip} shards", f"{len(shards):,} of {shape_text(shards.shard_chunks)} chunks, {what}"),
         ]
+    blocks = shape_text(reading.block.cell)
     rows += [
-        ("boxes to read", f"{len(regions):,} of {_by(regions.cell)} in blocks of {_by(reading.block.cell)}"),
+        ("boxes to read", f"{len(regions):,} of {shape_text(regions.cell)} in blocks of {blocks}"),
         ("boxes of unfinished shards", f"{plan.planned['regions']:,}"),
     ]
     for number, level in enumerate(levels, 1):
-        what = f"{len(level.cells):,} of {_by(level.cells.cell)} voxels of mip {plan.base_mip}"
+        what = f"{len(level.cells):,} of {shape_text(level.cells.cell)} voxels of mip {plan.base_mip}"
         made = f"mips {plan.base_mip + level.first + 1} to {plan.base_mip + level.last}"
         rows.append((f"cells of level {number}", f"{what}, for {made}"))
     rows += [
@@ -163,7 +164,3 @@ def summary(plan: VolumePlan, choices: Sequence[Choice]) -> list[tuple[str, str]
         ("CPU hours, estimated", f"{hours:,.4f}"),
         ("Dataflow USD, at an assumed price", f"{hours * VCPU_HOUR_USD:,.4f} ({VCPU_HOUR_USD} a vCPU hour)"),
     ]
-
-
-def _by(shape: tuple[int, int, int]) -> str:
-    return " x ".join(str(n) for n in shape)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-Vec = tuple[int, int, int]
-"""Three Python ints in XYZ order."""
+from beam_volumes.geometry.vec import Vec
 
 
 class Box(NamedTuple):

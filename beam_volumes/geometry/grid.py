@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from beam_volumes.geometry.box import Box, Vec
+from beam_volumes.geometry.box import Box
+from beam_volumes.geometry.vec import Vec
 
 
 @dataclass(frozen=True)
