@@ -114,7 +114,7 @@ def test_jobs_in_the_docs_have_no_more_processes_than_a_server_may_be_asked_by()
 
 
 def test_options_that_are_named_in_the_text_exist() -> None:
-    beam = {"runner", "max_num_workers", "machine_type", "temp_location", "staging_location"}
+    beam = {"runner", "max_num_workers", "machine_type", "disk_size_gb", "temp_location", "staging_location"}
     configs = [importlib.import_module(f"pipelines.{name}").Config for name in PIPELINES]
     names = {f.name for config in configs for f in dataclasses.fields(config)} | beam | {"name", "noname"}
     for page, text in PAGES.items():

@@ -187,6 +187,10 @@ def test_an_image_that_was_asked_for_is_kept() -> None:
     assert unknown_arguments(with_image([], "image")) == []
 
 
+def _options(parameters: str) -> list[str]:
+    return [f"--{parameter}" for parameter in parameters.split(",")]
+
+
 def test_commands_of_the_dataflow_page_parse() -> None:
     config_class = importlib.import_module("pipelines.export").Config
     text = DATAFLOW.replace("\\\n", " ")
@@ -199,6 +203,11 @@ def test_commands_of_the_dataflow_page_parse() -> None:
     assert len(parameters) == 1
     config, rest = parse(config_class, [f"--{parameter}" for parameter in parameters[0].split("~")])
     assert (config.chunk_size, rest) == ((128, 128, 32), [])
+
+    others = re.findall(r"--parameters=(layer=.*)", text)
+    for name, parameters in zip(["downsample", "count_voxels"], others, strict=True):
+        config, rest = parse(importlib.import_module(f"pipelines.{name}").Config, _options(parameters))
+        assert (config.layer, rest) == ("gs://my-bucket/seg", [])
 
     (body,) = re.findall(r"```json\n(.*?)```", DATAFLOW, re.DOTALL)
     launch = json.loads(body)["launchParameter"]["parameters"]
