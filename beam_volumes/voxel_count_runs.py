@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from beam_volumes.payloads import PackReader, PackWriter, Payload
-from beam_volumes.storage import Folder
 from beam_volumes.voxel_counts import Table, add_up
 
 FAN_IN = 512
@@ -27,14 +26,6 @@ class Run(NamedTuple):
 def append_run(pack: PackWriter, tables: Iterable[Table]) -> Payload:
     """Add a run to a pack; `tables` are its parts, in order."""
     return pack.append_stream(table.tobytes() for table in tables)
-
-
-def write_run(scratch: str, name: str, tables: Iterable[Table]) -> Run:
-    """Write a pack of one run; `tables` are its parts, in order."""
-    with PackWriter(Folder(scratch), name) as pack:
-        payload = append_run(pack, tables)
-        pack.finish(b"")
-    return Run(name, payload)
 
 
 class RunMerge:

@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_volumes.errors import CorruptDataError, SourceError
-from beam_volumes.payloads import PackReader
-from beam_volumes.voxel_count_runs import Run, RunMerge, write_run
+from beam_volumes.payloads import PackReader, PackWriter
+from beam_volumes.storage import Folder
+from beam_volumes.voxel_count_runs import Run, RunMerge, append_run
 from beam_volumes.voxel_counts import BOXED_COUNTS, COUNTS, Table, add_up
 
 
@@ -20,6 +21,13 @@ def made_table(rng: np.random.Generator, rows: int, highest: int, boxes: bool = 
         table["start"] = rng.integers(-100, 100, (rows, 3))
         table["stop"] = table["start"] + rng.integers(1, 50, (rows, 3))
     return table
+
+
+def write_run(url: str, name: str, parts: Iterable[Table]) -> Run:
+    with PackWriter(Folder(url), name) as pack:
+        payload = append_run(pack, parts)
+        pack.finish(b"")
+    return Run(name, payload)
 
 
 def write_runs(folder: Path, tables: list[Table]) -> list[Run]:
