@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
 
+import crc32c
 import numpy as np
 import numpy.typing as npt
 
+from beam_volumes.errors import DestinationError
 from beam_volumes.int_map import MOST_ENTRIES, IntMapWriter
 from beam_volumes.size_histogram import SizeHistogram, Subject, draw
 from beam_volumes.storage import Folder
@@ -16,6 +21,8 @@ from beam_volumes.voxel_counts import BOXED_COUNTS, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+T = TypeVar("T")
 
 MAP = "voxel_counts.im"
 TABLE = "voxel_counts.parquet"
@@ -27,8 +34,18 @@ GROUP_ROWS = 2**18
 """In a row group of the table: what is in memory at a time."""
 
 
+SPOOLED_BYTES = 16
+"""In the temporary folder, of each label."""
+
+_READ_BYTES = 2**22
+_SECONDS_BETWEEN_CHECKS = 1.0
+"""In which rows are written without another check, which may be a request."""
+
+Check = Callable[[], None]
+
+
 class CountTotals(NamedTuple):
-    """What was written; `bytes` are sizes of files by name. Objects are labels other than 0."""
+    """What was written; `bytes` are sizes of files by name, `crc32c` checksums. Objects are labels other than 0."""
 
     labels: int
     objects: int
@@ -36,9 +53,12 @@ class CountTotals(NamedTuple):
     background_voxels: int
     median_voxels: int
     bytes: dict[str, int]
+    crc32c: dict[str, int]
 
 
-def write_count_files(folder: Folder, prefix: str, tables: Iterable[Table], subject: Subject) -> CountTotals:
+def write_count_files(
+    folder: Folder, prefix: str, tables: Iterable[Table], subject: Subject, check: Check
+) -> CountTotals:
     """Write the three files of a volume's counts below `prefix`; the same bytes for the same counts.
 
     The table has the columns label, voxels (uint64), volume_nm3 (float64), background (bool: label 0) and, of tables
@@ -53,32 +73,42 @@ def write_count_files(folder: Folder, prefix: str, tables: Iterable[Table], subj
         prefix: of the names; ends with a slash.
         tables: the parts of one sorted table, in order.
         subject: what was counted.
+        check: raises where nothing may be written any more; called all along, and before each file takes its place.
+
+    Raises:
+        DestinationError: a file cannot be written, or the temporary folder is full.
 
     """
-    histogram, labels, voxels, background = SizeHistogram(), 0, 0, 0
-    with tempfile.TemporaryFile() as counts:
+    histogram, checksums = SizeHistogram(), dict[str, int]()
+    voxels = background = 0
+    with _Spool() as spool:
         with folder.write_stream(prefix + TABLE) as out:
             writer = _ParquetWriter(out, subject.voxel_nm3)
-            for rows in regrouped(tables, GROUP_ROWS):
+            for rows in _checked(regrouped(tables, GROUP_ROWS), check):
                 is_background = rows["label"] == 0
-                labels += len(rows)
                 voxels += int(rows["voxels"].sum())
                 background += int(rows["voxels"][is_background].sum())
                 histogram.add(rows["voxels"][~is_background])
-                np.stack([rows["label"], rows["voxels"]], axis=1).tofile(counts)
+                spool.add(rows)
                 writer.write(rows)
             writer.close()
-        names = [TABLE, PICTURE]
-        if labels <= MOST_ENTRIES:
-            names.append(MAP)
+            checksums[TABLE] = _checksum(out)
+            check()
+        if spool.labels <= MOST_ENTRIES:
             with folder.write_stream(prefix + MAP) as out:
-                _write_map(out, labels, counts)
+                _write_map(out, spool.labels, _checked(spool.entries(), check))
+                checksums[MAP] = _checksum(out)
+                check()
         else:
+            check()
             folder.delete([prefix + MAP])
-    folder.write(prefix + PICTURE, draw(histogram, subject), content_type="image/png")
-    sizes = {name: folder.size(prefix + name) or 0 for name in sorted(names)}
+    picture = draw(histogram, subject)
+    checksums[PICTURE] = crc32c.crc32c(picture)
+    check()
+    folder.write(prefix + PICTURE, picture, content_type="image/png")
+    sizes = {name: folder.size(prefix + name) or 0 for name in sorted(checksums)}
     objects = int(histogram.objects.sum())
-    return CountTotals(labels, objects, voxels, background, histogram.median, sizes)
+    return CountTotals(spool.labels, objects, voxels, background, histogram.median, sizes, checksums)
 
 
 def regrouped(tables: Iterable[Table], rows: int) -> Iterator[Table]:
@@ -96,12 +126,72 @@ def regrouped(tables: Iterable[Table], rows: int) -> Iterator[Table]:
         yield np.concatenate(held)
 
 
-def _write_map(out: BinaryIO, labels: int, counts: IO[bytes]) -> None:
-    counts.flush()
-    counts.seek(0)
+class _Spool:
+    """Labels and their voxels in the temporary folder, in a file without a name: nothing of it stays.
+
+    It is written without a buffer, which would be written again, and fail again, when a full disk's file is closed.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+        self.labels = 0
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def add(self, rows: Table) -> None:
+        """Write rows after those that are there.
+
+        Raises:
+            DestinationError: there is no place for them.
+
+        """
+        self.labels += len(rows)
+        rest = memoryview(np.stack([rows["label"], rows["voxels"]], axis=1).tobytes())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else type(error).__name__
+            raise DestinationError(
+                f"{tempfile.gettempdir()}: expected to write {SPOOLED_BYTES * self.labels:,} bytes or more to the "
+                f"temporary folder ({SPOOLED_BYTES} of each label), came {reason}: set TMPDIR, or give the workers a "
+                "larger disk, then give the same command again"
+            ) from error
+
+    def entries(self) -> Iterator[npt.NDArray[np.uint64]]:
+        """Yield what was added, (n, 2)."""
+        self._file.seek(0)
+        while len(numbers := np.fromfile(self._file, np.uint64, 2 * GROUP_ROWS)):
+            yield numbers.reshape(-1, 2)
+
+
+def _checked(items: Iterable[T], check: Check) -> Iterator[T]:
+    """Yield the items, and call `check` before some of them: to make them may take hours."""
+    checked = -math.inf
+    for item in items:
+        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
+            check()
+            checked = time.monotonic()
+        yield item
+
+
+def _checksum(file: BinaryIO) -> int:
+    """Return the crc32c of a whole file."""
+    file.seek(0)
+    crc = 0
+    while block := file.read(_READ_BYTES):
+        crc = crc32c.crc32c(block, crc)
+    return int(crc)
+
+
+def _write_map(out: BinaryIO, labels: int, entries: Iterable[npt.NDArray[np.uint64]]) -> None:
     writer = IntMapWriter(out, labels)
-    while data := counts.read(16 * GROUP_ROWS):
-        writer.write(np.frombuffer(data, np.uint64).reshape(-1, 2))
+    for some in entries:
+        writer.write(some)
     writer.finish()
 
 

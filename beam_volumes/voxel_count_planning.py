@@ -14,8 +14,9 @@ from beam_volumes.geometry import Box, Vec
 from beam_volumes.int_map import file_bytes
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
 from beam_volumes.sources import Source, is_read_by_chunk, open_reader
+from beam_volumes.storage import is_local
 from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
-from beam_volumes.voxel_count_files import GROUP_ROWS
+from beam_volumes.voxel_count_files import GROUP_ROWS, SPOOLED_BYTES
 from beam_volumes.voxel_count_plan import CountPlan
 from beam_volumes.voxel_counts import LabelCounter, Table, add_up
 
@@ -74,6 +75,19 @@ def memory_per_worker(plan: CountPlan) -> int:
     counting = 4 * block + plan.table_bytes
     writing = 4 * plan.window_bytes + 4 * GROUP_ROWS * plan.row.itemsize
     return PROCESS_BYTES + max(counting, writing)
+
+
+def temporary_bytes(plan: CountPlan, labels: int) -> int:
+    """Return the bytes that the last merge needs at most in its worker's temporary folder, for so many labels.
+
+    The map is written when the table is in its bucket; what compression saves of the table is not known before.
+    """
+    spooled = SPOOLED_BYTES * labels
+    if is_local(plan.claim.url):
+        return spooled
+    # Two columns more than the rows have: volume_nm3 and background.
+    table = (plan.row.itemsize + 8 + 1) * labels
+    return spooled + max(table, file_bytes(labels))
 
 
 class CountEstimate(NamedTuple):
@@ -141,6 +155,7 @@ def summary(plan: CountPlan) -> list[tuple[str, str]]:
         ("bytes of voxels", f"{regions.bounds.voxels * voxel_bytes:,}"),
         ("labels, estimated", f"{guess.labels:,}"),
         ("bytes of the map, estimated", f"{file_bytes(guess.labels):,}"),
+        ("temporary disk of the last merge, bytes, estimated", f"{temporary_bytes(plan, guess.labels):,}"),
         ("memory per worker, bytes", f"{memory_per_worker(plan):,}"),
         ("CPU hours, estimated", f"{hours:,.4f}"),
         ("Dataflow USD, at an assumed price", f"{hours * VCPU_HOUR_USD:,.4f} ({VCPU_HOUR_USD} a vCPU hour)"),

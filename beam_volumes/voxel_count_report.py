@@ -10,6 +10,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.runs import check_claim, finish, is_committed, recorded_holes, remove_records
 from beam_volumes.storage import Folder
+from beam_volumes.storage.store import Entry
 from beam_volumes.voxel_count_plan import CountPlan
 from beam_volumes.voxel_counting import CountStatistics, WrittenCounts, merge_statistics
 
@@ -29,7 +30,7 @@ def finish_count(plan: CountPlan, statistics: CountStatistics, written: WrittenC
         statistics = merge_statistics([statistics, written.statistics])
         written = written._replace(statistics=statistics)
         check_conservation(plan, written)
-        _check_files(plan, written.totals.bytes)
+        _check_files(plan, written.totals.bytes, written.totals.crc32c)
         ended = time.time()
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
         done = report(plan, written, recorded_holes(plan.claim), (started, ended))
@@ -45,7 +46,7 @@ def settle(plan: CountPlan) -> None:
 
     """
     found = Folder(plan.claim.url).read_json(plan.claim.report) or {}
-    _check_files(plan, found.get("files", {}))
+    _check_files(plan, found.get("files", {}), found.get("files_crc32c", {}))
     remove_records(plan.claim)
 
 
@@ -111,15 +112,18 @@ def report(plan: CountPlan, written: WrittenCounts, holes: list[Box], times: tup
             },
         },
         "files": totals.bytes,
+        "files_crc32c": totals.crc32c,
         "peak_memory_bytes": statistics.peak_memory_bytes,
         "holes": [str(box) for box in holes],
     }
 
 
-def _check_files(plan: CountPlan, sizes: dict[str, int]) -> None:
-    folder = Folder(plan.claim.url)
-    found = {name: folder.size(plan.folder + name) for name in sizes}
-    wrong = [f"{name} ({_told(found[name])}, not {size} bytes)" for name, size in sizes.items() if found[name] != size]
+def _check_files(plan: CountPlan, sizes: dict[str, int], checksums: dict[str, int]) -> None:
+    """Make sure that the files stand as they were written, as far as a listing can show."""
+    entries = Folder(plan.claim.url).entries(plan.folder)
+    found = {entry.name.removeprefix(plan.folder): entry for entry in entries}
+    told = ((name, _difference(found.get(name), size, checksums.get(name))) for name, size in sizes.items())
+    wrong = [f"{name} ({difference})" for name, difference in told if difference]
     if wrong or not sizes:
         raise ConservationError(
             f"{plan.claim.url}/{plan.folder}: expected the files that this run has written, came "
@@ -127,5 +131,7 @@ def _check_files(plan: CountPlan, sizes: dict[str, int]) -> None:
         )
 
 
-def _told(size: int | None) -> str:
-    return "missing" if size is None else f"{size} bytes"
+def _difference(entry: Entry | None, size: int, checksum: int | None) -> str:
+    if entry is None or entry.bytes != size:
+        return f"{'missing' if entry is None else f'{entry.bytes} bytes'}, not {size} bytes"
+    return "" if checksum is None or entry.crc32c in (None, checksum) else "of other bytes"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from beam_volumes.block_reading import BlockReader, Clock, RegionReading
@@ -14,7 +15,7 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.payloads import PackReader, PackWriter, Payload, read_pack_index
 from beam_volumes.process_pool import peak_memory_bytes
-from beam_volumes.runs import check_claim, record_holes
+from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
 from beam_volumes.sources import open_reader
 from beam_volumes.storage import Folder
 from beam_volumes.voxel_count_files import CountTotals, write_count_files
@@ -132,10 +133,11 @@ def write_counts(plan: CountPlan, runs: Iterable[CountedRun]) -> WrittenCounts:
     """
     check_claim(plan.claim)
     clock = Clock()
-    with PackReader(plan.claim.scratch) as packs:
+    with telling_of_replacement(plan.claim), PackReader(plan.claim.scratch) as packs:
         merge = _Merge(plan, RunKey(len(plan.levels), 0), runs, packs)
         folder = Folder(plan.claim.url)
-        totals = write_count_files(folder, plan.folder, merge.tables(), plan.subject)
+        check = partial(check_claim, plan.claim)
+        totals = write_count_files(folder, plan.folder, merge.tables(), plan.subject, check)
     merge.check(plan.planned["voxels"])
     clock.lap("merge")
     return WrittenCounts(totals, merge.statistics(clock))

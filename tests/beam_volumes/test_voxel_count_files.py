@@ -1,6 +1,10 @@
 import hashlib
+import resource
+import signal
+import tempfile
 from pathlib import Path
 
+import crc32c
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -9,9 +13,10 @@ from hypothesis import strategies as st
 from mapbuffer import IntMap
 
 from beam_volumes import voxel_count_files
+from beam_volumes.errors import DestinationError
 from beam_volumes.size_histogram import Subject
 from beam_volumes.storage import Folder
-from beam_volumes.voxel_count_files import CountTotals, regrouped, write_count_files
+from beam_volumes.voxel_count_files import Check, CountTotals, regrouped, write_count_files
 from beam_volumes.voxel_counts import BOXED_COUNTS, COUNTS, Table
 
 SUBJECT = Subject("file:///data/seg, scale 4_4_40", 640.0)
@@ -30,8 +35,16 @@ def made(rows: int, first: int = 0, boxes: bool = True) -> Table:
     return table
 
 
-def write(path: Path, table: Table, parts: int = 1) -> CountTotals:
-    return write_count_files(Folder(f"file://{path}"), "stats/", np.array_split(table, parts), SUBJECT)
+def allow() -> None:
+    """Find nothing against writing."""
+
+
+def write(path: Path, table: Table, parts: int = 1, check: Check = allow) -> CountTotals:
+    return write_count_files(Folder(f"file://{path}"), "stats/", np.array_split(table, parts), SUBJECT, check)
+
+
+def visible(path: Path) -> set[str]:
+    return {file.name for file in (path / "stats").glob("voxel_counts*")}
 
 
 def hashes(path: Path) -> dict[str, str]:
@@ -70,6 +83,7 @@ def test_the_files_hold_the_counts(tmp_path: Path) -> None:
         background_voxels=int(table["voxels"][0]),
         median_voxels=totals.median_voxels,
         bytes=sizes,
+        crc32c={file.name: crc32c.crc32c(file.read_bytes()) for file in (tmp_path / "stats").iterdir()},
     )
     assert median * 0.999 <= totals.median_voxels <= median
     assert set(sizes) == {"voxel_counts.im", "voxel_counts.parquet", "voxel_counts.png"}
@@ -102,6 +116,62 @@ def test_no_background_and_no_label_at_all(tmp_path: Path) -> None:
     totals = write(tmp_path / "b", made(0))
     assert (totals.labels, totals.objects, totals.voxels) == (0, 0, 0)
     assert pq.read_table(tmp_path / "b/stats/voxel_counts.parquet").num_rows == 0
+
+
+@pytest.mark.parametrize("most_entries", [2**32 - 1, 9])
+def test_each_file_is_allowed_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_entries: int
+) -> None:
+    monkeypatch.setattr(voxel_count_files, "MOST_ENTRIES", most_entries)
+    seen = list[set[str]]()
+    write(tmp_path, made(10), check=lambda: seen.append(visible(tmp_path)))
+    table, both = {"voxel_counts.parquet"}, {"voxel_counts.parquet", "voxel_counts.im"}
+    without_map, with_map = [set(), set(), table, table], [set(), set(), table, table, both]
+    assert seen == (with_map if most_entries > 9 else without_map)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 2, 3, 4])
+def test_nothing_takes_a_place_once_it_is_forbidden(tmp_path: Path, allowed: int) -> None:
+    left = iter(range(allowed))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise DestinationError("another run")
+
+    write(tmp_path, made(20))
+    before = hashes(tmp_path)
+    with pytest.raises(DestinationError, match="another run"):
+        write(tmp_path, made(10), check=check)
+    after = hashes(tmp_path)
+    replaced = {0: 0, 1: 0, 2: 1, 3: 1, 4: 2}[allowed]
+    assert len(after) == 3
+    assert sum(after[name] != before[name] for name in before) == replaced
+
+
+def test_long_writing_is_checked_all_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voxel_count_files, "GROUP_ROWS", 100)
+    monkeypatch.setattr(voxel_count_files, "_SECONDS_BETWEEN_CHECKS", -1.0)
+    calls = list[int]()
+    write(tmp_path, made(1_000), check=lambda: calls.append(1))
+    assert len(calls) == 10 + 1 + 10 + 1 + 1
+
+
+def test_a_full_temporary_folder_is_told_of(tmp_path: Path) -> None:
+    write(tmp_path, made(10))
+    before, limits = hashes(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(
+            DestinationError,
+            match=rf"^{tempfile.gettempdir()}: expected to write 320,000 bytes or more .* came File too large: "
+            "set TMPDIR, or give the workers a larger disk",
+        ):
+            write(tmp_path, made(20_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert hashes(tmp_path) == before
 
 
 @given(sizes=st.lists(st.integers(0, 30), max_size=12), rows=st.integers(1, 20))

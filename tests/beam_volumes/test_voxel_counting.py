@@ -1,6 +1,7 @@
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from cloudvolume import CloudVolume
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_volumes import voxel_count_plan, voxel_counting
+from beam_volumes import voxel_count_files, voxel_count_plan, voxel_counting
 from beam_volumes.additions import DerivedFiles
 from beam_volumes.errors import ConservationError, CorruptDataError, DestinationError, OptionError, SourceError
 from beam_volumes.geometry import Box, Grid, Vec
@@ -18,8 +19,18 @@ from beam_volumes.provenance import Launch
 from beam_volumes.reading_plan import Lattice, ReadingPlan
 from beam_volumes.runs import Claim
 from beam_volumes.sources import describe_source
+from beam_volumes.storage import Folder
+from beam_volumes.storage.store import Entry
 from beam_volumes.voxel_count_plan import CountPlan, RunKey
-from beam_volumes.voxel_count_planning import check_labels, estimate, memory_per_worker, share_memory, summary
+from beam_volumes.voxel_count_planning import (
+    check_labels,
+    estimate,
+    memory_per_worker,
+    share_memory,
+    summary,
+    temporary_bytes,
+)
+from beam_volumes.voxel_count_report import settle
 from beam_volumes.voxel_counting import CountedRun, count_region, merge_box, merge_statistics, write_counts
 
 LAYER = "made://neurons?size=70,50,40&offset=-5,7,100"
@@ -205,6 +216,47 @@ def test_nothing_is_counted_for_a_destination_that_was_taken_over(make_plan: Mak
             work()
 
 
+def test_a_run_replaced_in_its_last_merge_leaves_the_files_of_the_other_alone(
+    make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan()
+    runs = [count_region(plan, region).counted for region in range(60)]
+    stats, close = tmp_path / "layer/scale/stats", voxel_count_files._ParquetWriter.close
+
+    def replaced(writer: voxel_count_files._ParquetWriter) -> None:
+        close(writer)
+        (tmp_path / RECORDS / "claim.json").write_text(json.dumps({"key": "other", "identity": {}}))
+        for name in voxel_count_files.FILES:
+            (stats / name).write_text("the other's")
+
+    monkeypatch.setattr(voxel_count_files._ParquetWriter, "close", replaced)
+    with pytest.raises(DestinationError, match="another run has taken it over"):
+        write_counts(plan, runs)
+    assert {path.name: path.read_text() for path in stats.iterdir()} == dict.fromkeys(
+        voxel_count_files.FILES, "the other's"
+    )
+
+
+def test_files_of_the_right_size_and_other_bytes_are_noticed(
+    make_plan: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan()
+    totals = count_all(plan).totals
+    told = {"files": totals.bytes, "files_crc32c": totals.crc32c}
+    Folder(plan.claim.url).write(plan.claim.report, json.dumps(told).encode())
+    altered = dict(totals.crc32c)
+
+    def entries(_: Folder, prefix: str) -> list[Entry]:
+        return [Entry(prefix + name, size, altered[name]) for name, size in totals.bytes.items()]
+
+    # As a listing of Cloud Storage tells.
+    monkeypatch.setattr(Folder, "entries", entries)
+    settle(plan)
+    altered["voxel_counts.im"] ^= 1
+    with pytest.raises(ConservationError, match=r"came voxel_counts.im \(of other bytes\): give the command with"):
+        settle(plan)
+
+
 def test_holes_are_background_where_they_are_accepted(make_plan: MakePlan, tmp_path: Path) -> None:
     url, voxels = f"file://{tmp_path}/source", np.full((40, 16, 16), 9, np.uint32)
     info = CloudVolume.create_new_info(
@@ -237,6 +289,12 @@ def test_the_plan_estimates_labels(make_plan: MakePlan) -> None:
     rows = dict(summary(plan))
     assert rows["boxes to read"] == "32 of 64 x 64 x 64 in blocks of 64 x 64 x 64"
     assert rows["merges of counts"] == "1"
+    labels = int(rows["labels, estimated"].replace(",", ""))
+    assert rows["temporary disk of the last merge, bytes, estimated"] == f"{16 * labels:,}"
+    bucket = DerivedFiles("gs://b/layer", "count_voxels", "scale", (), "r")
+    remote = replace(plan, claim=replace(plan.claim, destination=bucket))
+    assert temporary_bytes(remote, 1_000) == 16_000 + 73_000
+    assert temporary_bytes(replace(remote, with_boxes=False), 1_000) == 16_000 + 25_000
     assert int(rows["memory per worker, bytes"].replace(",", "")) == memory_per_worker(plan)
 
 
