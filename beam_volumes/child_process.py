@@ -118,7 +118,11 @@ class Child:
         if status >= 0:
             return f"ended with exit status {status}"
         names = {int(s): s.name for s in signal.Signals}
-        reason = " (probably out of memory: lower --memory_target or --processes)" if status == -signal.SIGKILL else ""
+        reason = (
+            " (probably out of memory: give the same command again with fewer --processes)"
+            if status == -signal.SIGKILL
+            else ""
+        )
         return f"was killed by {names.get(-status, f'signal {-status}')}{reason}"
 
 

@@ -121,7 +121,7 @@ class ProcessPool:
             what = str(error) or type(error).__name__
             raise WorkerDiedError(
                 f"{task.label}: expected a result, but its process ran out of memory ({what}): "
-                "lower --memory_target or --processes"
+                "give the same command again with fewer --processes"
             ) from error
 
     def _take(self) -> tuple[Task, bytes | Exception]:

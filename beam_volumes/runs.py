@@ -115,7 +115,7 @@ def inspect_destination(
             if lacking := destination.lacking():
                 raise OptionError(f"--{destination.option}: {lacking}: {destination.advice}")
             return Claim.of(destination, identity, "complete", scratch, found.key)
-        raise OptionError(_refusal(wanted, found, own=own))
+        raise OptionError(_refusal(wanted, found, own=own, unfinished=unfinished))
     if obstacle := destination.obstacle(own=own):
         if overwrite:
             return replaced
@@ -369,7 +369,7 @@ def _check_empty(destination: Destination) -> None:
             )
 
 
-def _refusal(wanted: Claim, found: _Record, *, own: bool) -> str:
+def _refusal(wanted: Claim, found: _Record, *, own: bool, unfinished: bool) -> str:
     """Return why a run is refused that finds another one, or itself, complete."""
     destination = wanted.destination
     if own:
@@ -379,14 +379,16 @@ def _refusal(wanted: Claim, found: _Record, *, own: bool) -> str:
         )
     return (
         f"--{destination.option}: {wanted.url} holds another run: {_differences(found.identity, wanted.identity)}; "
-        f"{destination.advice}"
+        f"{'finish it with its own command, or ' if unfinished else ''}{destination.advice}"
     )
 
 
 def _differences(before: Json, now: Json) -> str:
     names: Iterable[str] = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    parts = [f"{name} was {_short(before.get(name))}, now {_short(now.get(name))}" for name in names]
-    return "; ".join(parts) or "no difference"
+    texts = [(name, _short(before.get(name)), _short(now.get(name))) for name in names]
+    # Of long values, nothing is told by their beginnings, where these are the same.
+    parts = [f"{name} was {was}, now {now}" for name, was, now in texts if was != now]
+    return "; ".join(parts) or ", ".join(names) or "no difference"
 
 
 def _short(value: object) -> str:

@@ -79,6 +79,14 @@ class Mips:
         """Whether the mip that is read is written, too."""
         return len(self.choices) == len(self.scales)
 
+    def warnings(self, source: Source) -> list[str]:
+        """Return what the user should know before these mips are made."""
+        if source.layer_type != "segmentation" or self.downsampler.method != "average" or not self.factors:
+            return []
+        return [
+            "--method=average: the volume is a segmentation, whose averages are labels of nothing; mode keeps labels"
+        ]
+
     def targets(self, url: str, options: MipOptions, base_mip: int) -> tuple[Target, ...]:
         """Return the scales to write, `base_mip` being the destination's mip of the first of `scales`.
 

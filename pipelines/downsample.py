@@ -88,6 +88,7 @@ def plan(config: Config, setting: Setting) -> Job:
         build=partial(write_volume, downsampling),
         settle=partial(settle, downsampling),
         processes=setting.workers or 1,
+        warnings=mips.warnings(source),
         modules=("beam_volumes.export", "beam_volumes.downsampling_kernels"),
     )
 

@@ -126,7 +126,7 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, export),
         processes=workers or 1,
         modules=("beam_volumes.export", "beam_volumes.segmentation_encoder_kernels"),
-        warnings=warnings,
+        warnings=warnings + mips.warnings(source),
     )
 
 

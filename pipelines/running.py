@@ -116,7 +116,10 @@ def _run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Seq
         return _fail(error, 2)
     try:
         if job.claim.state == "complete":
-            _say("nothing to do: the same command has been here before")
+            _say(
+                "nothing to do: the same command has been here before; whether voxels have changed since is not looked "
+                "at, --overwrite does all anew"
+            )
             # It may have been killed just after its report.
             job.settle()
             return _show_report(job.claim)

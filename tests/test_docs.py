@@ -42,17 +42,22 @@ def run_block(block: str, folder: Path) -> str:
     return done.stdout
 
 
+def run_snippet(text: str, folder: Path, what: str = "") -> str:
+    """Run the Python of the README that has `text` in it; return what is printed of its last line."""
+    (snippet,) = (b for b in blocks(README, "python") if text in b)
+    *lines, last = snippet.strip().splitlines()
+    code = "\n".join([*lines, f"print(({last}){what})"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
 def test_the_first_export_of_the_readme_works_and_can_be_opened(tmp_path: Path) -> None:
     shown = run_block(block_with("--src='made://neurons"), tmp_path)
     assert f"file://{tmp_path}/out/neurons is complete" in shown
-    (snippet,) = blocks(README, "python")
-    *lines, last = snippet.strip().splitlines()
-    code = "\n".join([*lines, f"print({last}.shape)"])
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(100, 100, 1, 1)"
+    assert run_snippet("CloudVolume(", tmp_path, ".shape") == "(100, 100, 1, 1)"
 
 
-def test_the_counts_of_the_readme_are_written(tmp_path: Path) -> None:
+def test_the_counts_and_mips_of_the_readme_are_made(tmp_path: Path) -> None:
     run_block(block_with("--src='made://neurons"), tmp_path)
     shown = run_block(block_with("pipelines.count_voxels"), tmp_path)
     assert f"file://{tmp_path}/out/neurons is complete" in shown
@@ -62,6 +67,10 @@ def test_the_counts_of_the_readme_are_written(tmp_path: Path) -> None:
     table = pq.read_table(folder / "voxel_counts.parquet")
     assert all(f"`{name}`" in section for name in table.column_names)
     assert sum(table["voxels"].to_pylist()) == 512 * 512 * 128
+    assert run_snippet("IntMap(", tmp_path) == str(table["voxels"][0].as_py())
+    shown = run_block(block_with("pipelines.downsample"), tmp_path)
+    assert f"file://{tmp_path}/out/neurons is complete" in shown
+    assert CloudVolume(f"file://{tmp_path}/out/neurons", mip=3, progress=False)[:].shape == (64, 64, 128, 1)
 
 
 def test_the_server_of_the_readme_serves_an_export(tmp_path: Path) -> None:

@@ -179,7 +179,9 @@ def test_coarser_scales_of_another_program_are_refused_or_replaced(url: str, oth
 def test_another_downsampling_is_refused_or_replaced(url: str) -> None:
     first = taken(scales(url))
     work(first)
-    with pytest.raises(OptionError, match=r"holds another run: factor was \[2, 2, 1\], now \[2, 2, 2\]; go on from"):
+    with pytest.raises(
+        OptionError, match=r"holds another run: factor was \[2, 2, 1\], now \[2, 2, 2\]; finish it with .* or go on"
+    ):
         inspect(scales(url, OTHERS), OTHER)
     second = taken(scales(url, OTHERS), OTHER, over=True)
     assert names(url) == {".beam_volumes/downsample/claim.json"}, "what the first has begun is removed"
@@ -533,7 +535,9 @@ def test_files_are_added_to_a_scale(url: str) -> None:
 
 def test_files_of_another_count_are_refused_or_replaced(url: str) -> None:
     first = taken(stats(url))
-    with pytest.raises(OptionError, match=r"--layer: .* holds another run: factor was .*; replace what is there with"):
+    with pytest.raises(
+        OptionError, match=r"--layer: .* holds another run: factor was .*, or replace what is there with"
+    ):
         inspect(stats(url), OTHER)
     counted(first)
     with pytest.raises(OptionError, match="holds another run"):

@@ -266,7 +266,7 @@ def test_what_does_not_fit_is_refused() -> None:
         downsample(voxels, (0, 0, 0), (2, 2, 1), "average", sparse=True)
     with pytest.raises(OptionError, match=r"--factor: expected numbers from 1, came \(2, 0, 1\)"):
         downsample(voxels, (0, 0, 0), (2, 0, 1), "mode")
-    with pytest.raises(OptionError, match=r"at most 2147483648 voxels of mip 0, came \(65536, 65536, 1\)"):
+    with pytest.raises(OptionError, match=r"at most 2,147,483,648 voxels of mip 0, came \(65536, 65536, 1\)"):
         downsample(voxels, (0, 0, 0), (65536, 65536, 1), "average")
     with pytest.raises(ValueError, match="at least one"):
         downsample(voxels[:0], (0, 0, 0), (2, 2, 1), "mode")

@@ -142,7 +142,7 @@ def test_memory_that_is_refused_is_a_worker_that_died(size: int, tasks: Any) -> 
         with pytest.raises(
             WorkerDiedError,
             match=r"^region 7: expected a result, but its process ran out of memory \(MemoryError\): "
-            "lower --memory_target or --processes$",
+            "give the same command again with fewer --processes$",
         ):
             one(pool, tasks.allocate, 2**62)
         with pytest.raises(WorkerDiedError, match=r"ran out of memory \(for a volume\)"):
@@ -159,7 +159,7 @@ def test_memory_that_is_refused_is_a_worker_that_died(size: int, tasks: Any) -> 
         (
             signal.raise_signal,
             (signal.SIGKILL,),
-            r"was killed by SIGKILL \(probably out of memory: lower --memory_target or --processes\)",
+            r"was killed by SIGKILL \(probably out of memory: give the same command again with fewer --processes\)",
         ),
         (signal.raise_signal, (signal.SIGTERM,), "was killed by SIGTERM"),
         (signal.raise_signal, (signal.SIGRTMIN + 1,), f"was killed by signal {signal.SIGRTMIN + 1}"),

@@ -293,7 +293,7 @@ def test_a_worker_that_is_killed(source: Path, dst: Path, undisturbed: dict[str,
         assert process.returncode == 1, err
     line = only_error(err)
     assert line.startswith(f"error: region {REGION}: expected a result, but its worker process was killed by SIGKILL")
-    assert "lower --memory_target or --processes" in line
+    assert "give the same command again with fewer --processes" in line
     (source / "aside").rename(source / HOLE)
     goes_on(source, dst, undisturbed)
     assert report(dst)["stages"]["regions"]["taken_up_from_an_interrupted_run"] == 5
