@@ -10,7 +10,7 @@ import numpy as np
 
 from beam_volumes.codecs import Array
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Box, Vec, shape_text
 from beam_volumes.int_map import file_bytes
 from beam_volumes.reading_plan import Lattice, ReadingPlan, plan_reading
 from beam_volumes.sources import Source, is_read_by_chunk, open_reader
@@ -146,11 +146,12 @@ def summary(plan: CountPlan) -> list[tuple[str, str]]:
     regions, source = reading.regions, plan.source
     voxel_bytes = np.dtype(source.data_type).itemsize
     hours = guess.cpu_seconds / 3600
+    blocks = shape_text(reading.block.cell)
     return [
         ("layer", f"{source.url}, mip {source.mip}"),
         ("destination", f"{plan.claim.url}/{plan.folder} ({plan.claim.state})"),
-        ("voxels", f"{regions.bounds} = {_by(regions.bounds.shape)} of {source.data_type}"),
-        ("boxes to read", f"{len(regions):,} of {_by(regions.cell)} in blocks of {_by(reading.block.cell)}"),
+        ("voxels", f"{regions.bounds} = {shape_text(regions.bounds.shape)} of {source.data_type}"),
+        ("boxes to read", f"{len(regions):,} of {shape_text(regions.cell)} in blocks of {blocks}"),
         ("merges of counts", f"{plan.planned['merges']:,}"),
         ("bytes of voxels", f"{regions.bounds.voxels * voxel_bytes:,}"),
         ("labels, estimated", f"{guess.labels:,}"),
@@ -160,7 +161,3 @@ def summary(plan: CountPlan) -> list[tuple[str, str]]:
         ("CPU hours, estimated", f"{hours:,.4f}"),
         ("Dataflow USD, at an assumed price", f"{hours * VCPU_HOUR_USD:,.4f} ({VCPU_HOUR_USD} a vCPU hour)"),
     ]
-
-
-def _by(shape: Vec) -> str:
-    return " x ".join(str(n) for n in shape)
