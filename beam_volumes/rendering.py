@@ -15,6 +15,7 @@ from beam_volumes.geometry import Box
 from beam_volumes.parcels import PIECE_COMPRESSION, PIECE_LEVEL, Owner, Parcel, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.pyramid import CellKey
+from beam_volumes.tallies import add_up_tallies
 from beam_volumes.targets import ShardKey, Target
 from beam_volumes.volume_plan import VolumePlan
 
@@ -62,10 +63,7 @@ class Rendered(NamedTuple):
 
 def merge_counts(parts: Iterable[Counts]) -> Counts:
     """Add up counts; of peaks the largest counts."""
-    merged = [Counts(), *parts]
-    peak = max(c.peak_memory_bytes for c in merged)
-    sums = (sum(values) for values in zip(*merged, strict=True))
-    return Counts(*sums)._replace(peak_memory_bytes=peak)
+    return add_up_tallies(Counts(), parts)
 
 
 def encode_box(target: Target, box: Box, voxels: Array, out: ParcelWriter) -> None:

@@ -18,6 +18,7 @@ from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
 from beam_volumes.sources import open_reader
 from beam_volumes.storage import Folder
+from beam_volumes.tallies import add_up_tallies
 from beam_volumes.voxel_count_files import CountTotals, write_count_files
 from beam_volumes.voxel_count_plan import CountPlan, RunKey
 from beam_volumes.voxel_count_runs import Run, RunMerge, append_run
@@ -67,10 +68,7 @@ class WrittenCounts(NamedTuple):
 
 def merge_statistics(parts: Iterable[CountStatistics]) -> CountStatistics:
     """Add up statistics; of peaks the largest counts."""
-    merged = [CountStatistics(), *parts]
-    peak = max(s.peak_memory_bytes for s in merged)
-    sums = (sum(values) for values in zip(*merged, strict=True))
-    return CountStatistics(*sums)._replace(peak_memory_bytes=peak)
+    return add_up_tallies(CountStatistics(), parts)
 
 
 def count_region(plan: CountPlan, region: int) -> Counted:
