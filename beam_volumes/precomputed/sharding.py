@@ -2,9 +2,9 @@
 
 Format: https://github.com/google/neuroglancer/blob/master/src/datasource/precomputed/sharded.md
 
-The hash is the identity, so the lowest bits of a chunk's id (its compressed Morton code) number it within a minishard
-(`preshift_bits`), the next ones number the minishard within its shard, the rest the shard. A shard is then a box of
-chunks, which is what lets one worker own it.
+The hash of voxels is the identity, so the lowest bits of a chunk's id (its compressed Morton code) number it within a
+minishard (`preshift_bits`), the next ones number the minishard within its shard, the rest the shard. A shard is then a
+box of chunks, which is what lets one worker own it. Meshes go by labels, whose MurmurHash spreads them evenly.
 """
 
 from __future__ import annotations
@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.morton import bits_per_axis, compressed_morton_code, position_of
+from beam_volumes.precomputed.murmur import murmurhash3
 
 _SHARD_INDEX_ROW_BYTES = 16
 _MINISHARD_INDEX_ROW_BYTES = 24
 
 _TYPE = "neuroglancer_uint64_sharded_v1"
+_MURMUR = "murmurhash3_x86_128"
 _TOLD = ("@type", "hash", "preshift_bits", "minishard_bits", "shard_bits")
 _ENCODED = ("minishard_index_encoding", "data_encoding")
 
@@ -35,6 +40,9 @@ index), 50 MB in all, and a reader fetches some 10 KB of indices before a chunk;
 growing with the memory target, and there would be too few shards to share the work.
 """
 
+_LABELS_PER_MINISHARD = 64
+_LABEL_MINISHARD_BITS = 4
+
 
 @dataclass(frozen=True)
 class ShardingSpec:
@@ -42,6 +50,7 @@ class ShardingSpec:
 
     Attributes:
         data_encoding: what is around each encoded chunk: "raw" or "gzip".
+        hash: "identity" or "murmurhash3_x86_128".
 
     """
 
@@ -50,6 +59,7 @@ class ShardingSpec:
     shard_bits: int
     minishard_index_encoding: str = "gzip"
     data_encoding: str = "gzip"
+    hash: str = "identity"
 
     @classmethod
     def from_info(cls, entry: Any) -> ShardingSpec | None:
@@ -67,10 +77,10 @@ class ShardingSpec:
         return cls(*bits, *encodings) if bits[1] <= _MOST_MINISHARD_BITS else None
 
     def to_info(self) -> dict[str, Any]:
-        """Return the `sharding` entry of a scale."""
+        """Return the `sharding` entry of a scale, or of a mesh."""
         return {
             "@type": _TYPE,
-            "hash": "identity",
+            "hash": self.hash,
             "preshift_bits": self.preshift_bits,
             "minishard_bits": self.minishard_bits,
             "shard_bits": self.shard_bits,
@@ -80,15 +90,35 @@ class ShardingSpec:
 
     def minishard_number(self, chunk_id: int) -> int:
         """Return which minishard of its shard a chunk is in."""
-        return (chunk_id >> self.preshift_bits) & ((1 << self.minishard_bits) - 1)
+        return self._hashed(chunk_id) & ((1 << self.minishard_bits) - 1)
 
     def shard_number(self, chunk_id: int) -> int:
         """Return which shard a chunk is in; with fewer bits than ids have, several ranges of ids share a shard."""
-        return (chunk_id >> (self.preshift_bits + self.minishard_bits)) & ((1 << self.shard_bits) - 1)
+        return (self._hashed(chunk_id) >> self.minishard_bits) & ((1 << self.shard_bits) - 1)
+
+    def shard_numbers(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return which shard each of many ids is in."""
+        shifted = ids >> np.uint64(self.preshift_bits)
+        hashed = murmurhash3(shifted) if self.hash == _MURMUR else shifted
+        return hashed >> np.uint64(self.minishard_bits) & np.uint64((1 << self.shard_bits) - 1)
+
+    def _hashed(self, chunk_id: int) -> int:
+        shifted = chunk_id >> self.preshift_bits
+        return int(murmurhash3(np.array([shifted], np.uint64))[0]) if self.hash == _MURMUR else shifted
 
     def shard_name(self, number: int) -> str:
         """Return a shard's file name: its number in as many hex digits as the largest one needs."""
         return f"{number:0{-(-self.shard_bits // 4)}x}.shard"
+
+
+def sharding_of_labels(labels: int) -> ShardingSpec:
+    """Return the sharding of what there is for each of `labels` labels: some 64 in a minishard, 1,024 in a shard.
+
+    A shard is then written in seconds, and a reader fetches 256 and some 500 bytes of indices before a manifest.
+    """
+    bits = max(0, (max(labels, 1) - 1) // _LABELS_PER_MINISHARD).bit_length()
+    minishard = min(bits, _LABEL_MINISHARD_BITS)
+    return ShardingSpec(0, minishard, bits - minishard, "gzip", "gzip", _MURMUR)
 
 
 def plan_sharding(grid_shape: Vec, chunk_bytes: int, memory_target: int, data_encoding: str) -> ShardingSpec:

@@ -35,13 +35,14 @@ class _Row(NamedTuple):
     length: int
 
 
-def write_shard(out: BinaryIO, spec: ShardingSpec, chunks: Iterable[tuple[int, bytes]]) -> ShardSummary:
+def write_shard(out: BinaryIO, spec: ShardingSpec, chunks: Iterable[tuple[int | None, bytes]]) -> ShardSummary:
     """Write a shard, holding one chunk at a time.
 
     Args:
         out: a new file, open for writing and reading, that can seek.
         spec: the sharding of the scale.
-        chunks: (chunk id, bytes as `spec.data_encoding` says), by ascending id, all of one shard, at least one.
+        chunks: (chunk id, bytes as `spec.data_encoding` says), by ascending id, all of one shard, at least one. Bytes
+            without an id stand where they come, and in no index: the fragments of a mesh, before its manifest.
 
     Raises:
         ValueError: a chunk does not belong here, or not at this place.
@@ -53,6 +54,10 @@ def write_shard(out: BinaryIO, spec: ShardingSpec, chunks: Iterable[tuple[int, b
     end, last = 0, -1
     shard = None
     for chunk, data in chunks:
+        if chunk is None:
+            out.write(data)
+            end += len(data)
+            continue
         shard = spec.shard_number(chunk) if shard is None else shard
         if chunk <= last or spec.shard_number(chunk) != shard:
             raise ValueError(f"expected chunks of shard {shard} by ascending id, came {chunk} after {last}")
