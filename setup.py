@@ -48,11 +48,15 @@ setup(
             "mapbuffer>=0.7",
             "moto[server]>=5",
             "mypy>=2",
+            # The client of the browser test; its files only, nothing imports it.
+            "neuroglancer>=2.40",
             "pillow>=10",
             "pytest>=8",
             "ruff>=0.17",
             "tensorstore>=0.1.80",
             "types-requests",
+            # Chromium is driven over a websocket.
+            "websockets>=15",
             "zarr>=3",
         ],
         # GPL: for side-by-side measurements only, never imported by the packages.
