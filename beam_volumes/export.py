@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 
-from beam_volumes.block_reading import BlockReader, Clock, RegionReader, RegionReading, RootReader
+from beam_volumes.block_reading import Clock, RegionReading
 from beam_volumes.geometry import Box
-from beam_volumes.graphene import RootClient, find_token
 from beam_volumes.parcels import ParcelWriter
 from beam_volumes.rendering import Counts, Rendered, encode_box, make_mips, rendered, take_up
 from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
-from beam_volumes.sources import open_reader
+from beam_volumes.source_worker import let_go, worker_of
 from beam_volumes.volume_plan import VolumePlan
 
 
@@ -34,12 +33,12 @@ def render_region(plan: VolumePlan, region: int) -> Rendered:
             return _render(plan, region, name)
         except Exception:
             # What the worker keeps may be what failed: a token that is no longer good, an open volume that was mended.
-            _let_go()
+            let_go()
             raise
 
 
 def _render(plan: VolumePlan, region: int, name: str) -> Rendered:
-    worker, clock, holes, read = _worker(plan), Clock(), list[Box](), 0
+    worker, clock, holes, read = worker_of(plan), Clock(), list[Box](), 0
     before = worker.server_counts()
     reading = RegionReading(_boxes(plan, region), f"region {plan.region_box(region)}", clock, holes)
     base, downsampler = plan.target(plan.base_mip), plan.pyramid.downsampler
@@ -68,45 +67,3 @@ def _boxes(plan: VolumePlan, region: int) -> Iterator[Box]:
     blocks = plan.reading.blocks(region)
     for index in range(len(blocks)):
         yield blocks.box(blocks.position(index)).translated((-x, -y, -z))
-
-
-class _Worker:
-    """What a process keeps from region to region: open volume, connections, metadata."""
-
-    def __init__(self, plan: VolumePlan) -> None:
-        blocks = BlockReader(open_reader(plan.source, fill_missing=plan.fill_missing))
-        self._client: RootClient | None = None
-        self.reader: RegionReader = blocks
-        if server := plan.server:
-            token = find_token(server.table, server.token_env)
-            self._client = RootClient(server.table, token, server.limits)
-            self.reader = RootReader(blocks, self._client, server.question, plan.lookahead_bytes)
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._client:
-            self._client.close()
-
-    def server_counts(self) -> tuple[int, int, int]:
-        """Ids asked for, requests and retries so far."""
-        if not self._client:
-            return 0, 0, 0
-        statistics = self._client.statistics
-        return statistics.ids, statistics.requests, statistics.retries
-
-
-_WORKERS: dict[Hashable, _Worker] = {}
-
-
-def _worker(plan: VolumePlan) -> _Worker:
-    """Return this process's worker for a run; the one of an earlier run is let go."""
-    key = (plan.claim.key, plan.server, plan.lookahead_bytes)
-    if key not in _WORKERS:
-        _let_go()
-        _WORKERS[key] = _Worker(plan)
-    return _WORKERS[key]
-
-
-def _let_go() -> None:
-    while _WORKERS:
-        _WORKERS.popitem()[1].close()

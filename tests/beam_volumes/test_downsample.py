@@ -15,8 +15,7 @@ from cloudvolume import CloudVolume
 from hypothesis import assume, event, given, settings
 from hypothesis import strategies as st
 
-from beam_volumes import export as export_module
-from beam_volumes import reading_plan
+from beam_volumes import reading_plan, source_worker
 from beam_volumes.codecs import DATA_TYPES, Array
 from beam_volumes.destinations import NewVolume
 from beam_volumes.downsample import coarsen_cell
@@ -162,7 +161,7 @@ def reading(array: Array, offset: Vec) -> Iterator[ArrayReader]:
     """Let regions be read from an array."""
     reader = ArrayReader(array, offset)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "open_reader", lambda *_, **__: reader)
+        patch.setattr(source_worker, "open_reader", lambda *_, **__: reader)
         yield reader
 
 

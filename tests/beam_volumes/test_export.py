@@ -13,7 +13,7 @@ from cloudvolume import CloudVolume
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from beam_volumes import export as export_module
+from beam_volumes import source_worker
 from beam_volumes.codecs import DATA_TYPES, Array, check_encoding
 from beam_volumes.destinations import NewVolume
 from beam_volumes.downsampling import Downsampler
@@ -127,7 +127,7 @@ def read_back(url: str) -> Array:
 def reader(monkeypatch: pytest.MonkeyPatch) -> ArrayReader:
     array = np.asfortranarray(np.random.default_rng(7).integers(0, 50, (150, 131, 45, 1)).astype(np.uint64))
     reader = ArrayReader(array, (5, -6, 7))
-    monkeypatch.setattr(export_module, "open_reader", lambda *_, **__: reader)
+    monkeypatch.setattr(source_worker, "open_reader", lambda *_, **__: reader)
     return reader
 
 
@@ -176,7 +176,7 @@ def test_any_volume_comes_back_voxel_for_voxel(case: tuple[Array, Vec, Vec, dict
     # CloudVolume 12 cannot read volumes of one voxel.
     assume((options["bounds"] or Box.of_shape(array.shape[:3])).voxels > 1)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_module, "open_reader", lambda *_, **__: reader)
+        patch.setattr(source_worker, "open_reader", lambda *_, **__: reader)
         url = f"file://{folder}/seg"
         source = source_of(array, offset, stored)
         run(plan_of(source, url, **options))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cloudvolume import CloudVolume
 
-import beam_volumes.export
+import beam_volumes.source_worker
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.sources import open_reader
 from beam_volumes.storage import Folder
@@ -201,7 +201,7 @@ def test_each_voxel_is_read_once(tmp_path: Path, pipeline: str, monkeypatch: pyt
     write_source(source, array, OFFSET, chunk_size=(16, 16, 16), layer_type="segmentation")
     counts = np.zeros(SHAPE, int)
     monkeypatch.setattr(
-        beam_volumes.export, "open_reader", lambda *a, **k: CountingReader(open_reader(*a, **k), counts, OFFSET)
+        beam_volumes.source_worker, "open_reader", lambda *a, **k: CountingReader(open_reader(*a, **k), counts, OFFSET)
     )
     options = [*SMALL, FACTOR, "--num_mips=3", "--encoding=raw", "--memory_target=600000"]
     if pipeline == "export":
