@@ -25,8 +25,10 @@ setup(
         "crackle-codec>=0.53",
         "crc32c>=2.7",
         "deflate>=0.8",
+        "DracoPy>=1.7,<3",
         "fastremap>=1.17",
         "matplotlib>=3.9",
+        "meshoptimizer>=0.2.30a0",
         "numba>=0.60",
         "numpy>=2",
         "pyarrow>=16",
@@ -34,6 +36,7 @@ setup(
         "requests>=2.32",
         "rich>=13",
         "simplejpeg>=1.6",
+        "zmesh>=1.15",
     ],
     extras_require={
         # The demonstration's picture.
