@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from beam_volumes.block_reading import Clock, RegionReading
 from beam_volumes.geometry import Box
 from beam_volumes.parcels import ParcelWriter
+from beam_volumes.receipts import record_holes
 from beam_volumes.rendering import Counts, Rendered, encode_box, make_mips, rendered, take_up
-from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
+from beam_volumes.runs import check_claim, telling_of_replacement
 from beam_volumes.source_worker import let_go, worker_of
 from beam_volumes.volume_plan import VolumePlan
 

@@ -19,7 +19,8 @@ from beam_volumes.graphene import (
     find_token,
 )
 from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import Claim, recorded_holes
+from beam_volumes.receipts import recorded_holes
+from beam_volumes.runs import Claim
 from beam_volumes.sources import Source
 from beam_volumes.volume_plan import Server
 

@@ -142,24 +142,30 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
 
     def chunks(self) -> Iterator[tuple[int, list[tuple[Box, bytes]]]]:
         """Yield each chunk's id and its pieces; one chunk's bytes are in memory at a time."""
+        for chunk, rows in self.groups():
+            yield chunk, [(self.box(row), self.read(row)) for row in rows]
+
+    def groups(self) -> Iterator[tuple[int, range]]:
+        """Yield each chunk's id and the rows of its pieces."""
         starts = np.flatnonzero(np.diff(self.pieces["chunk"], prepend=~self.pieces["chunk"][:1]))
-        for first, last in itertools.pairwise([*starts, len(self.pieces)]):
-            rows = range(first, last)
-            yield int(self.pieces["chunk"][first]), [(self._box(row), self._read(row)) for row in rows]
+        for first, last in itertools.pairwise([*starts.tolist(), len(self.pieces)]):
+            yield int(self.pieces["chunk"][first]), range(first, last)
 
     def boxes(self) -> Iterator[Box]:
         """Yield what each piece covers."""
-        return (self._box(row) for row in range(len(self.pieces)))
+        return (self.box(row) for row in range(len(self.pieces)))
 
     def tiles(self) -> Iterator[tuple[Box, bytes]]:
         """Yield each piece; one is in memory at a time."""
-        return ((self._box(row), self._read(row)) for row in range(len(self.pieces)))
+        return ((self.box(row), self.read(row)) for row in range(len(self.pieces)))
 
-    def _box(self, row: int) -> Box:
+    def box(self, row: int) -> Box:
+        """Return what a piece covers."""
         piece = self.pieces[row]
         return Box(_vec(piece["start"]), _vec(piece["stop"]))
 
-    def _read(self, row: int) -> bytes:
+    def read(self, row: int) -> bytes:
+        """Return the bytes of a piece."""
         piece, parcel = self.pieces[row], self._parcels[self._owners[row]]
         payload = Payload(int(piece["offset"]), int(piece["length"]), int(piece["crc32c"]))
         if parcel.pack:

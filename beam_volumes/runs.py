@@ -15,7 +15,6 @@ When all is done, the destination is committed, the report written and the recor
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import uuid
 from collections.abc import Iterable, Iterator
@@ -24,19 +23,8 @@ from typing import NamedTuple
 
 from beam_volumes.destinations import CLAIM, RECORDS, Destination, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError, VolumeError
-from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder, join, normalize
-
-
-class Receipt(NamedTuple):
-    """A finished shard of the scale `mip`: `chunks` encoded chunks in `bytes`, whose checksum is `crc32c`."""
-
-    mip: int
-    shard: int
-    chunks: int
-    bytes: int
-    crc32c: int
 
 
 @dataclass(frozen=True)
@@ -190,38 +178,6 @@ def telling_of_replacement(claim: Claim) -> Iterator[None]:
         raise
 
 
-def record(claim: Claim, receipt: Receipt) -> None:
-    """Note that a shard is finished."""
-    name = f"{claim.records}/finished/{claim.key}/{receipt.mip}-{receipt.shard}.json"
-    Folder(claim.url).write(name, json.dumps(receipt._asdict()).encode())
-
-
-def receipts(claim: Claim) -> list[Receipt]:
-    """Return the receipts of an unfinished run, by mip and shard.
-
-    Raises:
-        CorruptDataError: one of them is damaged.
-
-    """
-    folder = Folder(claim.url)
-    names, wanted = itertools.tee(folder.list(f"{claim.records}/finished/{claim.key}/"))
-    found = zip(names, folder.read_many(wanted), strict=True)
-    return sorted(_receipt(f"{folder.url}/{name}", data) for name, data in found if data is not None)
-
-
-def record_holes(claim: Claim, region: int, holes: list[Box]) -> None:
-    """Note the chunks that the source lacks in a region; before anything of the region is written."""
-    Folder(claim.url).write(f"{claim.records}/holes/{claim.key}/{region}.json", json.dumps({"boxes": holes}).encode())
-
-
-def recorded_holes(claim: Claim) -> list[Box]:
-    """Return the chunks that the source lacks, as far as regions were read."""
-    folder = Folder(claim.url)
-    found = folder.read_many(folder.list(f"{claim.records}/holes/{claim.key}/"))
-    boxes = (values for data in found if data is not None for values in json.loads(data)["boxes"])
-    return sorted({Box.of_lists(values) for values in boxes})
-
-
 def is_committed(claim: Claim) -> bool:
     """Whether this run has ended well before: an element that commits it may be tried twice."""
     report = _read_record(Folder(claim.url), claim.report)
@@ -284,25 +240,11 @@ def _read_record(folder: Folder, name: str) -> _Record | None:
     if not isinstance(key, str) or not key or not isinstance(identity, dict):
         raise CorruptDataError(
             f"{folder.url}/{name}: expected the record of a run, with its key and identity, came "
-            f"{_short(found)}: restore the file, or remove it if it is of no use"
+            f"{short(found)}: restore the file, or remove it if it is of no use"
         )
     folders, scratch = found.get("folders"), found.get("scratch")
     folders = inside(folders) if isinstance(folders, list) else []
     return _Record(key, identity, folders, scratch if isinstance(scratch, str) else "")
-
-
-def _receipt(url: str, data: bytes) -> Receipt:
-    try:
-        found = json.loads(data)
-        if found.keys() == set(Receipt._fields) and all(type(n) is int for n in found.values()):
-            return Receipt(**found)
-    except (ValueError, AttributeError):
-        pass
-    raise CorruptDataError(
-        f"{url}: expected {', '.join(Receipt._fields)} of a finished shard, came "
-        f"{_short(data.decode(errors='replace'))}: remove the file and give the same command again, and the shard is "
-        "written anew"
-    )
 
 
 def _take_again(claim: Claim, data: bytes) -> None:
@@ -385,12 +327,13 @@ def _refusal(wanted: Claim, found: _Record, *, own: bool, unfinished: bool) -> s
 
 def _differences(before: Json, now: Json) -> str:
     names: Iterable[str] = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    texts = [(name, _short(before.get(name)), _short(now.get(name))) for name in names]
+    texts = [(name, short(before.get(name)), short(now.get(name))) for name in names]
     # Of long values, nothing is told by their beginnings, where these are the same.
     parts = [f"{name} was {was}, now {now}" for name, was, now in texts if was != now]
     return "; ".join(parts) or ", ".join(names) or "no difference"
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
+    """Return a value as JSON, cut where it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -10,7 +10,7 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.sharding import ShardingSpec
-from beam_volumes.runs import Receipt
+from beam_volumes.receipts import Receipt
 from beam_volumes.storage import Folder, stored_name
 from beam_volumes.targets import Target
 

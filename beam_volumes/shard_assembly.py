@@ -17,7 +17,8 @@ from beam_volumes.parcels import PIECE_COMPRESSION, Parcel, ParcelReader
 from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
-from beam_volumes.runs import Claim, Receipt, check_claim, receipts, record, telling_of_replacement
+from beam_volumes.receipts import Receipt, receipts, record
+from beam_volumes.runs import Claim, check_claim, telling_of_replacement
 from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target

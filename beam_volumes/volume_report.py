@@ -10,16 +10,9 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
+from beam_volumes.receipts import Receipt, receipts, recorded_holes
 from beam_volumes.rendering import Counts
-from beam_volumes.runs import (
-    Receipt,
-    check_claim,
-    finish,
-    is_committed,
-    receipts,
-    recorded_holes,
-    remove_records,
-)
+from beam_volumes.runs import check_claim, finish, is_committed, remove_records
 from beam_volumes.scale_files import check_files
 from beam_volumes.shard_assembly import WrittenShard
 from beam_volumes.storage import Folder

@@ -8,7 +8,8 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
-from beam_volumes.runs import check_claim, finish, is_committed, recorded_holes, remove_records
+from beam_volumes.receipts import recorded_holes
+from beam_volumes.runs import check_claim, finish, is_committed, remove_records
 from beam_volumes.storage import Folder
 from beam_volumes.storage.store import Entry
 from beam_volumes.voxel_count_plan import CountPlan

@@ -15,7 +15,8 @@ from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.payloads import PackReader, PackWriter, Payload, read_pack_index
 from beam_volumes.process_pool import peak_memory_bytes
-from beam_volumes.runs import check_claim, record_holes, telling_of_replacement
+from beam_volumes.receipts import record_holes
+from beam_volumes.runs import check_claim, telling_of_replacement
 from beam_volumes.sources import open_reader
 from beam_volumes.storage import Folder
 from beam_volumes.tallies import add_up_tallies

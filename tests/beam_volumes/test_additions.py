@@ -14,18 +14,8 @@ from beam_volumes.additions import DerivedFiles, NewScales
 from beam_volumes.destinations import Destination, NewVolume
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import (
-    Claim,
-    Receipt,
-    check_claim,
-    finish,
-    inspect_destination,
-    is_committed,
-    receipts,
-    record,
-    remove_records,
-    take,
-)
+from beam_volumes.receipts import Receipt, receipts, record
+from beam_volumes.runs import Claim, check_claim, finish, inspect_destination, is_committed, remove_records, take
 from beam_volumes.storage import Folder
 
 FINER: list[Json] = [{"key": "8_8_8", "size": [64, 64, 64]}, {"key": "16_16_8", "size": [32, 32, 64]}]

@@ -28,8 +28,9 @@ from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import chunk_name, volume_info
 from beam_volumes.provenance import Launch
 from beam_volumes.pyramid import CellKey, total_factors
+from beam_volumes.receipts import Receipt
 from beam_volumes.rendering import Counts, Rendered, merge_counts
-from beam_volumes.runs import Receipt, inspect_destination, take
+from beam_volumes.runs import inspect_destination, take
 from beam_volumes.scale_files import shard_file
 from beam_volumes.scale_planning import plan_pyramid_of, plan_scale, plan_target
 from beam_volumes.shard_assembly import assemble_shard, finished_shards

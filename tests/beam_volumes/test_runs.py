@@ -15,20 +15,8 @@ from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
-from beam_volumes.runs import (
-    Claim,
-    Receipt,
-    check_claim,
-    finish,
-    inspect_destination,
-    is_committed,
-    receipts,
-    record,
-    record_holes,
-    recorded_holes,
-    remove_records,
-    take,
-)
+from beam_volumes.receipts import Receipt, receipts, record, record_holes, recorded_holes
+from beam_volumes.runs import Claim, check_claim, finish, inspect_destination, is_committed, remove_records, take
 from beam_volumes.storage import Folder
 
 IDENTITY: Json = {"task": "export", "src": "made://neurons?size=9,9,9", "mip": 0, "chunk_size": [64, 64, 32]}

@@ -15,8 +15,9 @@ from beam_volumes.export_planning import source_version
 from beam_volumes.parcels import Parcel
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
+from beam_volumes.receipts import receipts
 from beam_volumes.rendering import Counts, merge_counts
-from beam_volumes.runs import inspect_destination, receipts, take
+from beam_volumes.runs import inspect_destination, take
 from beam_volumes.scale_files import check_files
 from beam_volumes.scale_planning import plan_pyramid_of, plan_scale, plan_target
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard, finished_shards

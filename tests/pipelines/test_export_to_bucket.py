@@ -42,7 +42,8 @@ def test_an_interrupted_export_goes_on_in_a_bucket(bucket: str, monkeypatch: pyt
 
 
 def _record_twice_then_stop() -> object:
-    from beam_volumes.runs import Claim, Receipt, record
+    from beam_volumes.receipts import Receipt, record
+    from beam_volumes.runs import Claim
 
     calls = []
 
