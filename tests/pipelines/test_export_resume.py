@@ -16,7 +16,7 @@ from cloudvolume import CloudVolume
 
 import transforms.finish
 import transforms.shards
-from beam_volumes import receipts, runs, shard_assembly
+from beam_volumes import runs, shard_assembly
 from beam_volumes.errors import DestinationError
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard
@@ -487,7 +487,7 @@ def test_a_run_stops_when_another_takes_its_place(
 def test_a_run_that_lost_its_claim_at_the_end_does_not_commit(
     smaller: Files, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record, calls = receipts.record, []
+    record, calls = shard_assembly.record, []
 
     def disturbed(*args: Any) -> None:
         record(*args)
