@@ -32,6 +32,8 @@ setup(
         "numba>=0.60",
         "numpy>=2",
         "pyarrow>=16",
+        "pymysql>=1.2.4",
+        "pysimdjson>=7",
         "pyspng-seunglab>=1.1",
         "requests>=2.32",
         "rich>=13",
@@ -42,7 +44,7 @@ setup(
         # The demonstration's picture.
         "demo": ["pillow>=10"],
         # Dataflow only: it is most of the size of an installation.
-        "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
+        "gcp": ["apache-beam[gcp]>=2.77,<2.78", "cloud-sql-python-connector>=1.18"],
         "apply": ["torch==2.13.0"],
         # Sources in other formats than Precomputed.
         "zarr": ["zarr>=3"],
@@ -51,12 +53,15 @@ setup(
             "mapbuffer>=0.7",
             "moto[server]>=5",
             "mypy>=2",
+            # What CloudVolume reads MySQL with.
+            "mysql-connector-python>=9",
             # The client of the browser test; its files only, nothing imports it.
             "neuroglancer>=2.40",
             "pillow>=10",
             "pytest>=8",
             "ruff>=0.17",
             "tensorstore>=0.1.80",
+            "types-pymysql",
             "types-requests",
             # Chromium is driven over a websocket.
             "websockets>=15",

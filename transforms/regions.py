@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import apache_beam as beam
 
-from beam_volumes.reading_plan import ReadingPlan
-
 _MOST_RANGES = 1_000
+
+
+class Cut(Protocol):
+    """What a run reads, in pieces."""
+
+    @property
+    def regions(self) -> Sized:
+        """The pieces: boxes of a volume, batches of files."""
 
 
 class RegionPlan(Protocol):
     """What must be known of a run for its regions to be listed; picklable."""
 
     @property
-    def reading(self) -> ReadingPlan:
-        """How the volume is cut."""
+    def reading(self) -> Cut:
+        """How that is cut which is read."""
 
     def needs_region(self, region: int) -> bool:
         """Whether there is anything left to do in a region."""

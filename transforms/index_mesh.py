@@ -1,0 +1,99 @@
+"""Loading a spatial index: files to rows of a database, batch by batch, and the end of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+
+from beam_volumes.process_pool import Task
+from beam_volumes.spatial_index.load import (
+    LoadPlan,
+    LoadStatistics,
+    ReadFiles,
+    finish_load,
+    load_files,
+    merge_statistics,
+    read_files,
+    write_files,
+)
+from transforms.pool import Execution, PooledDoFn
+
+
+@dataclass
+class LoadIndexFiles(beam.PTransform):
+    """Load batches of index files into the database.
+
+    Element in: the index of a batch of `plan`. Element out: its statistics. Precondition: the destination is claimed,
+    which makes the tables. Memory per element: eight bytes for each label of a batch, and the text of a few files.
+    """
+
+    plan: LoadPlan
+    execution: Execution
+
+    def expand(self, batches: beam.PCollection[int]) -> beam.PCollection[LoadStatistics]:
+        """Read and write in the same step; a database of one writer is written by the process that gathers results."""
+        fn = _ReadFn if self.plan.one_writer else _LoadFn
+        return batches | "Load files" >> beam.ParDo(fn(self.plan, self.execution)).with_output_types(LoadStatistics)
+
+
+class _LoadFn(PooledDoFn):
+    """Runs `load_files`."""
+
+    def __init__(self, plan: LoadPlan, execution: Execution) -> None:
+        super().__init__(execution)
+        self._plan = plan
+
+    def task(self, element: int) -> Task:
+        return Task(load_files, (self._plan, element), f"batch {element}")
+
+    def outputs(self, task: Task, result: LoadStatistics) -> Iterator[LoadStatistics]:
+        self.count("files", result.files)
+        yield result
+
+
+class _ReadFn(PooledDoFn):
+    """Runs `read_files` in the pool, and writes here."""
+
+    def __init__(self, plan: LoadPlan, execution: Execution) -> None:
+        super().__init__(execution)
+        self._plan = plan
+
+    def task(self, element: int) -> Task:
+        return Task(read_files, (self._plan, element), f"batch {element}")
+
+    def outputs(self, task: Task, result: ReadFiles) -> Iterator[LoadStatistics]:
+        statistics = write_files(self._plan, result)
+        self.count("files", statistics.files)
+        yield statistics
+
+
+@dataclass
+class FinishLoad(beam.PTransform):
+    """Index and count the tables when all batches are in them, and commit the load, or fail.
+
+    It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: none
+    to speak of.
+    """
+
+    plan: LoadPlan
+    statistics: beam.PCollection[LoadStatistics]
+
+    def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
+        """Gather what was done at one element."""
+        total = self.statistics | "Add up" >> beam.CombineGlobally(merge_statistics)
+        return (
+            root
+            | "Once" >> beam.Create([time.time()])
+            | "Commit" >> beam.ParDo(_FinishFn(self.plan), statistics=beam.pvalue.AsSingleton(total))
+        )
+
+
+class _FinishFn(beam.DoFn):
+    def __init__(self, plan: LoadPlan) -> None:
+        self._plan = plan
+
+    def process(self, started: float, statistics: LoadStatistics) -> None:
+        finish_load(self._plan, statistics, started)
