@@ -19,6 +19,7 @@ import transforms.shards
 from beam_volumes import runs, shard_assembly
 from beam_volumes.errors import DestinationError
 from beam_volumes.precomputed.shards import write_shard
+from beam_volumes.receipts import record as note_down
 from beam_volumes.shard_assembly import WrittenShard, assemble_shard
 from beam_volumes.storage import Folder
 from beam_volumes.testing.chunk_graph import DEMO_TIMES
@@ -487,7 +488,7 @@ def test_a_run_stops_when_another_takes_its_place(
 def test_a_run_that_lost_its_claim_at_the_end_does_not_commit(
     smaller: Files, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record, calls = shard_assembly.record, []
+    record, calls = note_down, []
 
     def disturbed(*args: Any) -> None:
         record(*args)
