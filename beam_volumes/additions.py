@@ -45,7 +45,7 @@ class NewScales:
             OptionError: there is no such volume, it has no such scale, or one of the same key.
 
         """
-        _, listed = _read_info(url, cls.option)
+        _, listed = read_info(url, cls.option)
         if not 0 <= mip < len(listed):
             raise OptionError(f"--mip: expected 0 to {len(listed) - 1}, a scale in {url}/info, came {mip}")
         new, finer = tuple(as_read([*scales])), tuple(listed[: mip + 1])
@@ -70,7 +70,7 @@ class NewScales:
 
     def check(self) -> None:
         """Refuse a volume that is still being written, and a provenance that cannot be gone on with."""
-        _check_exported(self.url, self.option)
+        check_exported(self.url, self.option)
         _read_provenance(Folder(self.url))
 
     def obstacle(self, *, own: bool) -> str | None:
@@ -134,7 +134,7 @@ class NewScales:
 
     def _read(self) -> tuple[Json, list[Json]]:
         """Return `info`, and of its scales those coarser than `mip`."""
-        info, scales = _read_info(self.url, self.option)
+        info, scales = read_info(self.url, self.option)
         if scales[: self.mip + 1] != [*self.finer]:
             raise DestinationError(
                 f"{self.url}/info: expected the mips up to {self.mip} that were there when the run began, came others: "
@@ -202,7 +202,7 @@ class DerivedFiles:
         """Refuse a volume that is still being written, and a scale that stands elsewhere."""
         if not inside([self.scale]):
             raise OptionError(f"--{self.option}: expected a scale that stands in {self.url}, came {self.scale}")
-        _check_exported(self.url, self.option)
+        check_exported(self.url, self.option)
 
     def obstacle(self, *, own: bool) -> str | None:
         """One of the files stands there."""
@@ -240,7 +240,7 @@ def _keys(scales: Iterable[Json]) -> str:
     return ", ".join(str(scale.get("key")) for scale in scales)
 
 
-def _read_info(url: str, option: str) -> tuple[Json, list[Json]]:
+def read_info(url: str, option: str) -> tuple[Json, list[Json]]:
     """Return the `info` of a volume that stands at `url`, and its scales."""
     info = Folder(url).read_json("info") or {}
     scales = info.get("scales")
@@ -264,7 +264,7 @@ def _read_provenance(folder: Folder) -> Json | None:
     return found
 
 
-def _check_exported(url: str, option: str) -> None:
+def check_exported(url: str, option: str) -> None:
     """Refuse a volume that an export has begun and not ended."""
     folder = Folder(url)
     claim, report = folder.read_json(f"{RECORDS}/{CLAIM}"), folder.read_json(VOLUME_REPORT) or {}

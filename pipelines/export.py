@@ -25,14 +25,15 @@ from beam_volumes.sources import describe_source
 from beam_volumes.volume_estimate import summary
 from beam_volumes.volume_plan import VolumePlan, finished_bits
 from beam_volumes.volume_report import settle
+from pipelines.asking import ask
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
+from pipelines.shared_options import Asking, EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
 from transforms.volume import write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Pyramid, EncodingLevel, Reading, Writing, Running):
+class Config(Pyramid, EncodingLevel, Reading, Writing, Asking, Running):
     """The options of an export."""
 
     src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")
@@ -52,13 +53,6 @@ class Config(Pyramid, EncodingLevel, Reading, Writing, Running):
     )
     translate: Vec = option("Voxels by which the volume is moved.", (0, 0, 0))
     clean_info: bool = option("Leave out of info what was derived from the source: meshes, skeletons.", True)
-    token_env: str | None = option(
-        "Variable or secret (projects/P/secrets/S) with the token; else CloudVolume's files.", None, identity=False
-    )
-    max_requests_in_flight: int = option("Requests that the run keeps open at a server.", 16, identity=False, least=1)
-    max_ids_per_second: int | None = option(
-        "Ids that the run asks of a server a second.", None, identity=False, least=1
-    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the source is."""
@@ -78,14 +72,8 @@ def plan(config: Config, setting: Setting) -> Job:
 
     """
     setting.check_reachable([("src", config.src), ("dst", config.dst), ("scratch", config.scratch)], config.token_env)
-    graph, server, warnings, workers = None, None, list[str](), setting.workers
-    if is_proofreading(config.src):
-        question = (config.timestamp, config.stop_layer) if config.agglomerate else None
-        if setting.local and question and not config.processes:
-            workers = min(workers or 1, config.max_requests_in_flight, config.max_ids_per_second or sys.maxsize)
-        share = workers if question else 1
-        limits = planning.share_of_limits(config.max_requests_in_flight, config.max_ids_per_second, share)
-        graph, server, warnings = planning.ask_server(config.src, question, config.token_env, limits)
+    question = (config.timestamp, config.stop_layer) if config.agglomerate else None
+    graph, server, warnings, workers = ask(config.src, question, config, setting)
     source = describe_source(config.src, config.mip, graph)
     setting.check_reachable([("src", source.voxels_url)], None)
     bounds = planning.bounds_in(source, config.bounds)

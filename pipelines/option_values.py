@@ -1,6 +1,6 @@
 """How each type of option is written as text: on the command line, in a template, in a record.
 
-A field of a Config is `str`, `int`, `bool`, `Vec`, `Box`, a `Literal`, a whole number or a word
+A field of a Config is `str`, `int`, `float`, `bool`, `Vec`, `Box`, a `Literal`, a whole number or a word
 (`int | Literal["auto"]`), or a list of vectors, whole numbers or words (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
 or one of these `| None`.
 """
@@ -18,6 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from beam_volumes.geometry import Box, Vec
 
 _INT = "-?[0-9]+"
+_FLOAT = r"-?[0-9]+(?:\.[0-9]+)?"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def plain(value: Any) -> Any:
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 
-def numbers_in(value: Any) -> Iterator[int]:
-    """Yield the whole numbers of a value: its own, or those of its items."""
+def numbers_in(value: Any) -> Iterator[float]:
+    """Yield the numbers of a value: its own, or those of its items."""
     if isinstance(value, tuple):
         for item in value:
             yield from numbers_in(item)
-    elif isinstance(value, int):
+    elif isinstance(value, (int, float)):
         yield value
 
 
@@ -157,6 +158,12 @@ def _read_int(text: str) -> int:
     return value
 
 
+def _read_float(text: str) -> float:
+    if not re.fullmatch(_FLOAT, text):
+        raise ValueError(text)
+    return float(text)
+
+
 def _read_vec(text: str) -> tuple[int, ...]:
     return _ints(3, text)
 
@@ -184,6 +191,7 @@ def _name(annotation: Any) -> str:
 _SIMPLE: dict[Any, ValueType] = {
     str: ValueType("text", "TEXT", "", str, _text),
     int: ValueType("a whole number", "N", _INT, _read_int, _text),
+    float: ValueType("a number", "X", _FLOAT, _read_float, lambda value: f"{value:.15g}"),
     bool: ValueType("true or false", "true|false", "[Tt]rue|[Ff]alse|0|1", _read_bool, _text, is_bool=True),
     Vec: ValueType("three whole numbers such as 128,128,32", "X,Y,Z", _list_of(3), _read_vec, _text_of_numbers),
     Box: ValueType(

@@ -136,6 +136,19 @@ def mip_options(config: Any, chunk: Vec) -> MipOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Asking(Options):
+    """How the server of a proofreading volume is asked."""
+
+    token_env: str | None = option(
+        "Variable or secret (projects/P/secrets/S) with the token; else CloudVolume's files.", None, identity=False
+    )
+    max_requests_in_flight: int = option("Requests that the run keeps open at a server.", 16, identity=False, least=1)
+    max_ids_per_second: int | None = option(
+        "Ids that the run asks of a server a second.", None, identity=False, least=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Running(Options):
     """How a run goes about it; see `beam_volumes.runs`."""
 

@@ -1,0 +1,238 @@
+"""Writing meshes: all fragments of a label meet, and stand before its manifest in a shard, or in files of their own."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import crc32c
+
+from beam_volumes.codecs import compress
+from beam_volumes.meshing.fragment_capping import CellData, split_fragments
+from beam_volumes.meshing.legacy import encode_mesh, fragment_name, manifest_name
+from beam_volumes.meshing.levels import place_of
+from beam_volumes.meshing.manifest import encode_manifest, list_fragments, lod_scales
+from beam_volumes.meshing.mesh import Mesh
+from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.simplification import simplify
+from beam_volumes.parcels import Parcel, ParcelReader
+from beam_volumes.precomputed.shards import write_shard
+from beam_volumes.process_pool import peak_memory_bytes
+from beam_volumes.receipts import Receipt, receipt_of, record
+from beam_volumes.runs import check_claim, telling_of_replacement
+from beam_volumes.storage import Folder
+
+_SECONDS_BETWEEN_CHECKS = 1.0
+"""In which labels are written without another look at the claim, which may be a request."""
+
+_COMPRESSION_LEVEL = 9
+
+
+class WrittenMeshes(NamedTuple):
+    """The meshes of one shard; or those that would be in one, as files.
+
+    Attributes:
+        receipt: its `chunks` are labels.
+        fragments: that came for it.
+        reused: 1 where an interrupted run has written it.
+        capped: labels with fragments that were too large; `over_cap` fragments still are.
+
+    """
+
+    receipt: Receipt
+    fragments: int
+    reused: int
+    capped: int
+    over_cap: int
+    seconds: float
+    peak_memory_bytes: int
+
+
+def write_meshes(plan: MeshPlan, labels: int, shard: int, parcels: Sequence[Parcel]) -> WrittenMeshes:
+    """Write shard number `shard` of the meshes of `labels` labels, whole, and its receipt.
+
+    The bytes depend on the voxels alone. Memory: one fragment, and the table of all; where one fragment of a label is
+    over the cap, all of that label.
+
+    Raises:
+        DestinationError: it cannot be written, or the destination has been taken over.
+
+    """
+    started = time.perf_counter()
+    with telling_of_replacement(plan.claim), ParcelReader(plan.claim.scratch, list(parcels)) as reader:
+        out = _MeshWriter(plan, labels, shard, reader)
+        receipt = out.finished_before()
+        reused = int(receipt is not None)
+        if receipt is None:
+            check_claim(plan.claim)
+            receipt = out.write()
+            check_claim(plan.claim)
+            record(plan.claim, receipt)
+        return WrittenMeshes(
+            receipt,
+            len(reader.pieces),
+            reused,
+            out.capped,
+            out.over_cap,
+            time.perf_counter() - started,
+            peak_memory_bytes(),
+        )
+
+
+class _Object(NamedTuple):
+    """A label's mesh as it is stored: its manifest, and its fragments in that order."""
+
+    label: int
+    manifest: bytes
+    fragments: Iterator[bytes]
+
+
+@dataclass
+class _MeshWriter:
+    plan: MeshPlan
+    labels: int
+    shard: int
+    reader: ParcelReader
+    capped: int = 0
+    over_cap: int = 0
+
+    def finished_before(self) -> Receipt | None:
+        """Return the receipt of an interrupted run whose file stands as it was written."""
+        plan = self.plan
+        receipt = receipt_of(plan.claim, 0, self.shard) if plan.claim.state == "resumed" else None
+        if receipt is None or not plan.is_sharded:
+            # Files of their own are written again: that takes no longer than to look at each.
+            return None
+        size = Folder(plan.claim.url).size(self._shard_name())
+        return receipt if size == receipt.bytes else None
+
+    def write(self) -> Receipt:
+        """Write the shard, or the files."""
+        if self.plan.mesh_format == "legacy":
+            return self._write_legacy()
+        return self._write_shard() if self.plan.is_sharded else self._write_files()
+
+    def _shard_name(self) -> str:
+        return f"{self.plan.folder}/{self.plan.sharding(self.labels).shard_name(self.shard)}"
+
+    def _write_shard(self) -> Receipt:
+        spec = self.plan.sharding(self.labels)
+
+        def entries() -> Iterator[tuple[int | None, bytes]]:
+            for mesh in self._objects():
+                for fragment in mesh.fragments:
+                    yield None, fragment
+                yield mesh.label, compress(mesh.manifest, spec.data_encoding, _COMPRESSION_LEVEL)
+
+        with Folder(self.plan.claim.url).write_stream(self._shard_name()) as out:
+            summary = write_shard(out, spec, entries())
+            check_claim(self.plan.claim)
+        return Receipt(0, self.shard, summary.chunks, summary.bytes, summary.crc32c)
+
+    def _write_files(self) -> Receipt:
+        """Write each label as two files: its fragments, and its manifest."""
+        folder, files = Folder(self.plan.claim.url), _Files()
+        for mesh in self._objects():
+            name = f"{self.plan.folder}/{mesh.label}"
+            with folder.write_stream(name) as out:
+                for fragment in mesh.fragments:
+                    out.write(files.counted(fragment))
+            folder.write(f"{name}.index", files.counted(mesh.manifest))
+            files.labels += 1
+        return files.receipt(self.shard)
+
+    def _write_legacy(self) -> Receipt:
+        """Write each label as a manifest and a file for each cell that holds some of it."""
+        plan, folder, files = self.plan, Folder(self.plan.claim.url), _Files()
+        for label, rows in self._labels():
+            names = []
+            for row in rows:
+                cell = plan.cells.index(place_of(self.reader.box(row)).position)
+                names.append(fragment_name(label, plan.own_voxels(cell)))
+                data = encode_mesh(Mesh.from_bytes(self.reader.read(row)), plan.source.resolution_nm)
+                packed = compress(data, "gzip", _COMPRESSION_LEVEL)
+                folder.write_compressed(f"{plan.folder}/{names[-1]}", files.counted(packed), "gzip")
+            manifest = json.dumps({"fragments": names}).encode()
+            folder.write(f"{plan.folder}/{manifest_name(label)}", files.counted(manifest))
+            files.labels += 1
+        return files.receipt(self.shard)
+
+    def _labels(self) -> Iterator[tuple[int, range]]:
+        """Yield labels while the destination is this run's: a shard may take long, and another run may begin."""
+        checked = -math.inf
+        for label, rows in self.reader.groups():
+            if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
+                check_claim(self.plan.claim)
+                checked = time.monotonic()
+            yield label, rows
+
+    def _objects(self) -> Iterator[_Object]:
+        plan, grid = self.plan, self.plan.grid
+        scales = lod_scales(grid, plan.num_lods)
+        lengths = self.reader.pieces["length"]
+        for label, rows in self._labels():
+            if lengths[rows.start : rows.stop].max() > plan.max_fragment_bytes:
+                yield self._capped(label, rows)
+                continue
+            lods: list[list[tuple[tuple[int, int, int], int]]] = [[] for _ in range(plan.num_lods)]
+            rows_of: list[list[int]] = [[] for _ in range(plan.num_lods)]
+            for row in rows:
+                place = place_of(self.reader.box(row))
+                lods[place.lod].append((place.position, int(lengths[row])))
+                rows_of[place.lod].append(row)
+            listed = list_fragments(lods)
+            given = [
+                numbers[n]
+                for level, numbers in zip(listed.levels, rows_of, strict=True)
+                for n in level.given.tolist()
+                if n >= 0
+            ]
+            yield _Object(label, encode_manifest(listed, grid, scales), map(self.reader.read, given))
+
+    def _capped(self, label: int, rows: range) -> _Object:
+        """Return an object of whose fragments at least one is too large."""
+        plan = self.plan
+        lods: list[list[CellData]] = [[] for _ in range(plan.num_lods)]
+        for row in rows:
+            place = place_of(self.reader.box(row))
+            lods[place.lod].append(CellData(place.position, self.reader.read(row)))
+        done = split_fragments(lods, plan.grid, plan.max_fragment_bytes, _simplified)
+        self.capped += 1
+        self.over_cap += done.over_cap
+        listed = list_fragments([[(cell.position, len(cell.data)) for cell in level] for level in done.lods])
+        fragments = [
+            cells[n].data
+            for level, cells in zip(listed.levels, done.lods, strict=True)
+            for n in level.given.tolist()
+            if n >= 0
+        ]
+        scales = _finer(lod_scales(plan.grid, plan.num_lods), done.added_lods)
+        return _Object(label, encode_manifest(listed, done.grid, scales), iter(fragments))
+
+
+class _Files:
+    """Adds up files; the checksum is that of all of them, xor'ed: in any order."""
+
+    def __init__(self) -> None:
+        self.labels = self._bytes = self._crc = 0
+
+    def counted(self, data: bytes) -> bytes:
+        self._bytes += len(data)
+        self._crc ^= crc32c.crc32c(data)
+        return data
+
+    def receipt(self, shard: int) -> Receipt:
+        return Receipt(0, shard, self.labels, self._bytes, self._crc)
+
+
+def _simplified(mesh: Mesh, resolution_nm: tuple[float, float, float], target_faces: int) -> Mesh:
+    return simplify(mesh, resolution_nm, target_faces, None).mesh
+
+
+def _finer(scales: tuple[float, ...], added: int) -> tuple[float, ...]:
+    """Return the scales with those of levels that were added below: they show the same triangles, in more cells."""
+    return (*(scales[0] / 2**k for k in range(added, 0, -1)), *scales)

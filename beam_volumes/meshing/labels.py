@@ -1,0 +1,124 @@
+"""Which labels are meshed: their voxels are counted cell by cell, added up over the volume, and told to the cells.
+
+Dust is what is small as a whole: a cell cannot know. So each cell sends its counts to where those of the same labels
+meet, spread evenly by a hash, and hears from there which of its labels are meshed. No one holds more than the labels of
+a cell, or a part of the labels of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from beam_volumes.meshing.elements import CellReading, Made, element
+from beam_volumes.meshing.mesh_counts import MeshCounts
+from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.parcels import Owner, Parcel, ParcelReader
+from beam_volumes.precomputed.murmur import murmurhash3
+from beam_volumes.voxel_counts import LabelCounter, Table, add_up
+
+LABEL_ROW = np.dtype([("label", "<u8"), ("voxels", "<u8")])
+"""A label and its voxels: in one cell, or in the volume."""
+
+LabelRows = npt.NDArray[np.void]
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """Which labels are meshed.
+
+    Attributes:
+        dust_threshold: the fewest voxels of a label, in the whole volume.
+        labels: no others than these, sorted; None for all.
+        exclude: all but these, sorted.
+
+    """
+
+    dust_threshold: int
+    labels: npt.NDArray[np.uint64] | None
+    exclude: npt.NDArray[np.uint64]
+
+    def listed(self, labels: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Return which of `labels` may be meshed, whatever their size."""
+        among = np.ones(len(labels), bool) if self.labels is None else np.isin(labels, self.labels)
+        return among & ~np.isin(labels, self.exclude)
+
+
+def count_cell(plan: MeshPlan, cell: int) -> Made:
+    """Count the labels of a cell, and send each to the part of the labels that it belongs to.
+
+    Parcels: (0, part). Memory: `plan.table_bytes`, and blocks that wait for the server.
+
+    Raises:
+        SourceError, ServerError: voxels cannot be read, or roots not be had.
+        DestinationError: the scratch folder cannot be written, or the destination has been taken over.
+
+    """
+    with element(plan, f"labels-{cell}.pack") as work:
+        if work.taken:
+            return work.taken
+        full, box = list[Table](), plan.own_voxels(cell)
+        counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
+        reading = CellReading(plan, cell, work)
+        for block, values in reading.blocks(box):
+            counter.add(values, block.start)
+            work.clock.lap("count")
+        table = add_up([*full, counter.take()])
+        table = table[table["label"] != 0]
+        rows = np.empty(len(table), LABEL_ROW)
+        rows["label"], rows["voxels"] = table["label"], table["voxels"]
+        parts = murmurhash3(rows["label"]) % np.uint64(plan.label_parts)
+        for part in np.unique(parts).tolist():
+            work.out.add(Owner(0, part), cell, box, rows[parts == part].tobytes())
+        return work.made(reading.counted(MeshCounts(counted=1, empty=int(not len(rows)), pairs=len(rows))))
+
+
+def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> Made:
+    """Add up the counts of a part of the labels, and tell each cell which of its labels are meshed, with their counts.
+
+    Parcels: (0, cell), also to cells none of whose labels are meshed. Memory: twice the rows of the part.
+
+    Raises:
+        DestinationError: the scratch folder cannot be written, or the destination has been taken over.
+
+    """
+    with element(plan, f"choice-{part}.pack") as work:
+        if work.taken:
+            return work.taken
+        with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
+            cells = reader.pieces["chunk"].tolist()
+            boxes, tables = [], list[LabelRows]()
+            for box, data in reader.tiles():
+                boxes.append(box)
+                tables.append(np.frombuffer(data, LABEL_ROW))
+        rows = np.concatenate(tables)
+        labels, places = np.unique(rows["label"], return_inverse=True)
+        voxels = np.zeros(len(labels), np.uint64)
+        np.add.at(voxels, places, rows["voxels"])
+        listed = choice.listed(labels)
+        chosen = listed & (voxels >= np.uint64(choice.dust_threshold))
+        ends = np.cumsum([len(table) for table in tables])
+        for cell, box, table, end in zip(cells, boxes, tables, ends.tolist(), strict=True):
+            mine = places[end - len(table) : end]
+            mine = mine[chosen[mine]]
+            told = np.empty(len(mine), LABEL_ROW)
+            told["label"], told["voxels"] = labels[mine], voxels[mine]
+            work.out.add(Owner(0, cell), part, box, told.tobytes())
+        counts = MeshCounts(
+            pairs_added=len(rows),
+            pairs_chosen=int(chosen[places].sum()),
+            labels=int(chosen.sum()),
+            dust=int((listed & ~chosen).sum()),
+            excluded=int((~listed).sum()),
+        )
+        return work.made(counts)
+
+
+def chosen_labels(plan: MeshPlan, parcels: Sequence[Parcel]) -> LabelRows:
+    """Return the labels of a cell that are meshed, sorted, with their voxels in the volume."""
+    with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
+        rows = np.concatenate([np.frombuffer(data, LABEL_ROW) for _, data in reader.tiles()])
+    return rows[np.argsort(rows["label"])]

@@ -1,0 +1,178 @@
+"""The plan of a run that meshes: a grid of cells, and levels of detail that join 2 x 2 x 2 of them at a time.
+
+Marching cubes looks at cubes of 2 x 2 x 2 voxels, so a cell is a box of such cubes, named by their lowest voxels: the
+cubes [a, b) along an axis take the voxels a to b, the plane of voxels b belongs to two cells, and the surfaces of both
+meet on it. Objects are closed where they meet the volume's faces: there the cubes reach one voxel beyond.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+from beam_volumes.geometry import Box, Grid, Vec
+from beam_volumes.meshing.mesh import UNITS
+from beam_volumes.meshing.mesh_grid import MeshGrid
+from beam_volumes.precomputed.sharding import ShardingSpec, sharding_of_labels
+from beam_volumes.provenance import Launch
+from beam_volumes.reading_plan import Lattice, ReadingPlan
+from beam_volumes.runs import Claim
+from beam_volumes.sources import Source
+from beam_volumes.volume_plan import Server
+
+_LEAST_ELEMENTS = 16
+"""At each level, where there is work for so many: a level may have one cell, and a machine many cores."""
+
+_CELLS_PER_LABEL_PART = 64
+_MOST_LABEL_PARTS = 256
+
+
+class Simplification(NamedTuple):
+    """How far surfaces are simplified.
+
+    Attributes:
+        factor: at the finest level, triangles of marching cubes for each that is left.
+        lod_factor: triangles of a level of detail for each of the next coarser one.
+        max_error_nm: how far the finest level may be off; each coarser one twice as far. None for any.
+
+    """
+
+    factor: float
+    lod_factor: float
+    max_error_nm: float | None
+
+    def max_error_at(self, lod: int) -> float | None:
+        """Return how far a level of detail may be off, nm."""
+        return None if self.max_error_nm is None else self.max_error_nm * 2**lod
+
+
+class PartKey(NamedTuple):
+    """An element of a level: some of the labels in one cell."""
+
+    level: int
+    number: int
+
+
+@dataclass(frozen=True)
+class MeshPlan:
+    """Everything that a worker needs to know of a run; picklable, and the same in every worker.
+
+    Attributes:
+        server: None where voxels are taken as they are.
+        bounds: the voxels that are meshed.
+        cells: of the finest level, in cubes: see the module.
+        block: how a cell is read.
+        num_lods: levels of detail; 1 is the finest alone.
+        bits: of a quantized position.
+        fill_holes: whether cavities are dropped.
+        max_fragment_bytes: of a multi-resolution mesh.
+        mesh_format: "multires", or "legacy" for a single level.
+        sharded: whether meshes are stored in shards, not as files of their own.
+        folder: of the meshes, below the volume.
+        lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
+        surface_bytes: of memory for the surfaces that marching cubes makes at a time.
+        table_bytes: of memory for the labels of a cell.
+        inline_bytes: what an element may send along without a pack.
+        launch: who launched it, with which versions.
+
+    """
+
+    claim: Claim
+    source: Source
+    server: Server | None
+    bounds: Box
+    cells: Grid
+    block: Lattice
+    num_lods: int
+    bits: int
+    simplification: Simplification
+    fill_holes: bool
+    max_fragment_bytes: int
+    mesh_format: Literal["multires", "legacy"]
+    sharded: bool
+    folder: str
+    fill_missing: bool
+    lookahead_bytes: int
+    surface_bytes: int
+    table_bytes: int
+    inline_bytes: int
+    launch: Launch
+
+    @property
+    def reading(self) -> ReadingPlan:
+        """The cells as regions, as `ListRegions` takes them."""
+        return ReadingPlan(self.cells, self.block)
+
+    def needs_region(self, region: int) -> bool:
+        """Whether a cell is to be looked at: all are, and the packs of an interrupted run are taken up."""
+        return 0 <= region < len(self.cells)
+
+    @property
+    def grid(self) -> MeshGrid:
+        """The cells in the coordinates of meshes; their corners are centers of voxels."""
+        x, y, z = (n * UNITS + UNITS // 2 for n in self.cells.first)
+        return MeshGrid.of_voxels((x, y, z), self.cells.cell, self.source.resolution_nm, self.bits)
+
+    def level(self, level: int) -> Grid:
+        """Return the cells of a level of detail, in cubes."""
+        return self._levels[level]
+
+    @cached_property
+    def _levels(self) -> list[Grid]:
+        fine = self.cells
+        return [Grid(fine.bounds, _scaled(fine.cell, 2**k), fine.first) for k in range(self.num_lods)]
+
+    def own_voxels(self, cell: int) -> Box:
+        """Return the voxels that are counted in a cell: each voxel belongs to one."""
+        whole = self.cells.whole_box(self.cells.position(cell))
+        return whole.translated((1, 1, 1)).intersection(self.bounds)
+
+    def mesh_voxels(self, cell: int) -> Box:
+        """Return the voxels that the cubes of a cell take; they may reach beyond the bounds by one, where all is 0."""
+        box = self.cells.box(self.cells.position(cell))
+        x, y, z = box.stop
+        return Box(box.start, (x + 1, y + 1, z + 1))
+
+    @property
+    def label_parts(self) -> int:
+        """In how many parts the labels of all cells are added up."""
+        return min(max(len(self.cells) // _CELLS_PER_LABEL_PART, 1), _MOST_LABEL_PARTS)
+
+    def parts(self, level: int) -> int:
+        """Return in how many parts the labels of a cell are joined at a level.
+
+        A cell of the next level has 8 / `lod_factor` as many triangles: with twice the parts for each level, an
+        element is as much work as one before, or less.
+        """
+        return max(2**level, math.ceil(_LEAST_ELEMENTS / len(self.level(level))))
+
+    def part_of(self, level: int, position: Vec, hashed: int) -> PartKey:
+        """Return the element of `level` that takes a label from the cell at `position` of the level below."""
+        x, y, z = position
+        parts = self.parts(level)
+        return PartKey(level, self.level(level).index((x // 2, y // 2, z // 2)) * parts + hashed % parts)
+
+    def position(self, key: PartKey) -> Vec:
+        """Return the position of an element's cell."""
+        return self.level(key.level).position(key.number // self.parts(key.level))
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether meshes stand in shards; the legacy format has none."""
+        return self.sharded and self.mesh_format == "multires"
+
+    def sharding(self, labels: int) -> ShardingSpec:
+        """Return the sharding of so many labels; without shards, who writes which files."""
+        return sharding_of_labels(labels)
+
+    @cached_property
+    def planned(self) -> dict[str, int]:
+        """What there is to do, as far as it is known without a look at the labels."""
+        return {"cells": len(self.cells)}
+
+
+def _scaled(vec: Vec, factor: int) -> Vec:
+    x, y, z = vec
+    return (x * factor, y * factor, z * factor)
