@@ -95,8 +95,7 @@ def weld(meshes: Sequence[Mesh], planes: Sequence[tuple[int, int]] | None) -> Me
     faces_left, faces_compared = kernels.renumber(faces, numbers, flags)
     vertices, flags = vertices[:left], flags[:left]
     kept = _cancel(faces[:faces_left], flags, faces_compared)
-    joined = Mesh(vertices, kept)
-    return joined if len(kept) == len(faces) else compact(joined)
+    return compact(Mesh(vertices, kept))
 
 
 def without_pairs(mesh: Mesh) -> Mesh:
