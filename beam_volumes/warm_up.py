@@ -12,6 +12,7 @@ import numpy as np
 
 from beam_volumes.codecs import decode_chunk, encode_chunk
 from beam_volumes.downsampling import Downsampler
+from beam_volumes.meshing.marching_cubes import count_surfaces, extract_surfaces
 from beam_volumes.voxel_counts import LabelCounter
 
 _LABELS = ("uint8", "uint16", "uint32", "uint64")
@@ -39,6 +40,8 @@ def warm_up() -> None:
     for data_type in ("uint32", "uint64"):
         encoded = encode_chunk(np.zeros((8, 8, 8, 1), data_type), "compressed_segmentation")
         decode_chunk(encoded, "compressed_segmentation", (8, 8, 8, 1), data_type)
+    voxels = np.eye(2, dtype=np.uint32).repeat(2).reshape((2, 2, 2), order="F")
+    extract_surfaces(voxels, count_surfaces(voxels, 1), 1, 1)
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def _in_one_face(edge: Edge, other: Edge) -> bool:
 
 
 def _area_and_loss(triangles: list[Triangle]) -> tuple[float, float]:
-    """Return the area of triangles, and minus the volume below them; rounded, so that what is equal is so everywhere."""
+    """Return the area of triangles, rounded so that what is equal is so everywhere, and minus the volume below them."""
     points = np.array([[[sum(c >> axis & 1 for c in edge) for axis in range(3)] for edge in t] for t in triangles])
     a, b, c = points.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)

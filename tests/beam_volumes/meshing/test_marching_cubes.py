@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_volumes.geometry import Vec
+from beam_volumes.meshing import marching_cubes_kernels as kernels
 from beam_volumes.meshing.marching_cubes import MOST_VOXELS, Surfaces, count_surfaces, extract_surfaces, triangles_of
+from beam_volumes.warm_up import warm_up
 
 SAMPLE = Path(__file__).parents[4] / "shared/data/pinky40_512.ckl.gz"
 
@@ -257,6 +259,15 @@ def test_voxels_that_cannot_be_written_to() -> None:
     voxels.flags.writeable = False
     for came, wanted in zip(surfaces_of(voxels), expected, strict=True):
         np.testing.assert_array_equal(came, wanted, strict=True)
+
+
+def test_a_run_compiles_nothing_more() -> None:
+    warm_up()
+    before = [len(kernel.signatures) for kernel in (kernels.count, kernels.extract)]
+    surfaces_of(random_voxels((9, 8, 7), 3, 2, 1))
+    voxels = np.frombuffer(random_voxels((9, 8, 7), 3, 2, 1).tobytes("F"), np.uint32).reshape((9, 8, 7), order="F")
+    extract_surfaces(voxels, count_surfaces(voxels, 5), 2, 3)
+    assert [len(kernel.signatures) for kernel in (kernels.count, kernels.extract)] == before == [1, 1]
 
 
 def test_other_voxels_are_refused() -> None:
