@@ -27,15 +27,16 @@ from beam_volumes.meshing.multires import (
 from beam_volumes.meshing.multires_kernels import find_octants
 
 Simplify = Callable[[Mesh, tuple[float, float, float], int], Mesh]
-"""Takes a mesh, the size in nm of 16 of its units along XYZ, and how many triangles to aim at; open borders must stay as
-they are. The units are quanta here."""
+"""Takes a mesh, the size in nm of 16 of its units along XYZ, and how many triangles to aim at; open borders must stay
+as they are. The units are quanta here."""
 
 _MOST_LEVELS = 4
 """That are added. Each makes four times as many fragments of a surface, a fourth as large."""
 
-_MOST_TRIALS = 6
+_MOST_TRIALS = 8
+# Fewer triangles take more bytes each: what seems to do is too much, and where little is missing, little helps little.
 _MARGIN = 0.9
-"""Fewer triangles take more bytes each."""
+_LEAST_STEP = 0.85
 
 
 class CellData(NamedTuple):
@@ -128,23 +129,39 @@ def halve_fragment(cell: CellData, bits: int) -> tuple[bytes, list[CellData]]:
 def fit_fragment(data: bytes, grid: MeshGrid, lod: int, max_fragment_bytes: int, simplify: Simplify) -> bytes:
     """Return a fragment of a level over 0 that is no larger than it should be, or else as small as it can be made.
 
-    It is simplified octant by octant, so that no triangle comes to be in two of them.
+    It is simplified octant by octant, so that these meet finer levels as they did. Where the borders between them take
+    too many bytes, it is simplified as a whole, and cut into octants again.
     """
     whole = split_octants(decode_fragment(data, grid.bits), grid.bits)
-    octants = [part for _, part in _octants(whole, grid.middle)]
+    smallest = data
+    for parts in ([part for _, part in _octants(whole, grid.middle)], [whole]):
+        if len(smallest) > max_fragment_bytes:
+            fitted = _fitted(parts, grid, lod, (len(data), max_fragment_bytes), simplify)
+            smallest = min(smallest, fitted or data, key=len)
+    return smallest
+
+
+def _fitted(
+    parts: Sequence[QuantizedMesh], grid: MeshGrid, lod: int, sizes: tuple[int, int], simplify: Simplify
+) -> bytes:
+    """Return a fragment of fewer and fewer triangles, until it is small enough or no more can go; empty where none can.
+
+    `sizes` are what the fragment that the parts are of has, and what it should have at most, in bytes.
+    """
+    size, most = sizes
     x, y, z = (n * UNITS for n in grid.quantum_nm(lod))
-    share, faces = 1.0, len(whole.faces)
+    share, faces, data = 1.0, sum(len(part.faces) for part in parts), b""
     for _ in range(_MOST_TRIALS):
-        if len(data) <= max_fragment_bytes:
-            break
-        share *= _MARGIN * max_fragment_bytes / len(data)
-        simplified = _joined([simplify(Mesh(*part), (x, y, z), int(share * len(part.faces))) for part in octants])
+        share *= min(_MARGIN * most / size, _LEAST_STEP)
+        simplified = _joined([simplify(Mesh(*part), (x, y, z), int(share * len(part.faces))) for part in parts])
         if not 0 < len(simplified.faces) < faces:
             break
         # A vertex that was moved may have left the cell, or its octant.
         inside = QuantizedMesh(np.clip(simplified.vertices, 0, grid.top), simplified.faces)
-        fragment = encode_quantized(split_octants(inside, grid.bits), grid.bits)
-        data, faces = fragment.data, len(simplified.faces)
+        data = encode_quantized(split_octants(inside, grid.bits), grid.bits).data
+        size, faces = len(data), len(simplified.faces)
+        if size <= most:
+            break
     return data
 
 
