@@ -23,7 +23,15 @@ import zmesh
 
 from beam_volumes.meshing.edge_splitting import split_crowded_edges
 from beam_volumes.meshing.mesh import UNITS, Faces, Mesh, Vertices
-from beam_volumes.meshing.topology import border_edges, compact, count_edges, crowded_edges, weld, without_pairs
+from beam_volumes.meshing.topology import (
+    border_edges,
+    compact,
+    count_edges,
+    crowded_edges,
+    largest_body,
+    weld,
+    without_pairs,
+)
 
 # A tetrahedron has 4 faces, an octahedron, which is the mesh of a single voxel, 8: there is nothing to be saved.
 _SMALL = 8
@@ -86,7 +94,7 @@ def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error
     careful = _simplify_with_care(mesh, resolution_nm, target_faces, max_error_nm)
     if _is_sound(careful, mesh, before):
         return Simplified(careful, fell_back=True, crowded=crowded, error_nm=error_nm)
-    # The mesh itself is the last.
+    # The last is the mesh itself.
     collapsed, error_nm = next(attempt for attempt in attempts if _crowded(attempt[0]) <= before)
     return Simplified(collapsed, fell_back=True, crowded=crowded, error_nm=error_nm)
 
@@ -94,14 +102,19 @@ def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error
 def _attempts(
     mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error_nm: float | None
 ) -> Iterator[tuple[Mesh, float]]:
-    """Yield meshes that are not empty, and their errors; the target doubles each time, and the last is `mesh`."""
-    positions = _positions(mesh.vertices, mesh.vertices[0], resolution_nm, 1 / UNITS)
+    """Yield meshes that are not empty, and their errors; the target doubles each time, and the last is `mesh`.
+
+    Where all bodies would vanish, as small ones do, only the largest is considered from there on.
+    """
     target = max(target_faces, 1)
     while target < len(mesh.faces):
+        positions = _positions(mesh.vertices, mesh.vertices[0], resolution_nm, 1 / UNITS)
         faces, error_nm = _collapse(mesh.faces, positions, target, max_error_nm)
         collapsed = compact(without_pairs(compact(Mesh(mesh.vertices, faces))))
         if len(collapsed.faces):
             yield collapsed, error_nm
+        else:
+            mesh = largest_body(mesh)
         target *= 2
     yield mesh, 0.0
 

@@ -110,16 +110,31 @@ def without_cavities(mesh: Mesh) -> Mesh:
 
     Faces with a common vertex are of one component. One with an open border stays, as it may belong to the outside.
     """
-    vertices, faces = _frozen(mesh.vertices, np.int32), _frozen(mesh.faces, np.uint32)
-    parents, volumes = np.empty(len(vertices), np.uint32), np.zeros(len(vertices))
-    kernels.join_components(faces, parents)
-    kernels.signed_volumes(vertices, faces, parents, volumes)
+    faces, parents, volumes = _components(mesh)
     inverted = volumes < 0
     if not inverted.any():
         return mesh
     roots = parents[faces[:, 0]]
-    inverted[parents[open_edges(faces[inverted[roots]], len(vertices)).ravel()]] = False
+    inverted[parents[open_edges(faces[inverted[roots]], len(parents)).ravel()]] = False
     return compact(Mesh(mesh.vertices, faces[~inverted[roots]])) if inverted.any() else mesh
+
+
+def largest_body(mesh: Mesh) -> Mesh:
+    """Return the component of a closed mesh that has the largest volume, or the first of these; empty if `mesh` is."""
+    faces, parents, volumes = _components(mesh)
+    return compact(Mesh(mesh.vertices, faces[parents[faces[:, 0]] == volumes.argmax()])) if len(faces) else mesh
+
+
+def _components(mesh: Mesh) -> tuple[Faces, npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
+    """Return the faces, the lowest vertex of the component of each vertex, and the volume of each by that vertex.
+
+    Where a vertex is not the lowest its volume is 0.
+    """
+    vertices, faces = _frozen(mesh.vertices, np.int32), _frozen(mesh.faces, np.uint32)
+    parents, volumes = np.empty(len(vertices), np.uint32), np.zeros(len(vertices))
+    kernels.join_components(faces, parents)
+    kernels.signed_volumes(vertices, faces, parents, volumes)
+    return faces, parents, volumes
 
 
 def compact(mesh: Mesh) -> Mesh:
