@@ -49,7 +49,16 @@ def encode(values: Iterable[tuple[int, bytes]], compression: str = "br") -> byte
 
     Memory: the compressed values, twice; of the others one at a time.
     """
-    packed = {key: _checked(compress(value, compression)) for key, value in values}
+    return join_packed({key: pack_value(value, compression) for key, value in values}, compression)
+
+
+def pack_value(value: bytes, compression: str = "br", gzip_level: int = 6) -> bytes:
+    """Return a value as it stands in a file: compressed, with its checksum."""
+    return _checked(compress(value, compression, gzip_level))
+
+
+def join_packed(packed: dict[int, bytes], compression: str = "br") -> bytes:
+    """Return a MapBuffer of what `pack_value` has made of each value, by their keys."""
     keys = np.fromiter(packed, np.uint64, len(packed))
     keys.sort()
     index = np.empty((len(keys), 2), "<u8")
@@ -156,6 +165,17 @@ class _Index:
             return decompress(stored, self.compression)
         except CorruptDataError as error:
             raise CorruptDataError(f"{self.where}: the value of {key}: {error}: {_ADVICE}") from error
+
+
+def read_keys(folder: Folder, name: str) -> Words:
+    """Return the keys of a file, sorted; only its index is read.
+
+    Raises:
+        SourceError: there is no such file, or it cannot be read.
+        CorruptDataError: it is not what was written.
+
+    """
+    return np.sort(_read_index(folder, name).keys)
 
 
 def _checked(value: bytes) -> bytes:

@@ -130,6 +130,8 @@ def plan(config: Config, setting: Setting) -> Job:
         mesh_format=config.format,
         sharded=config.sharded,
         folder=config.mesh_dir,
+        index=None,
+        fragments=None,
         fill_missing=config.fill_missing,
         lookahead_bytes=config.memory_target // 8,
         surface_bytes=config.memory_target // 8,

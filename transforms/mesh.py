@@ -11,9 +11,10 @@ import apache_beam as beam
 from apache_beam import typehints
 
 from beam_volumes.meshing.assembly import WrittenMeshes, write_meshes
+from beam_volumes.meshing.cell_output import SHARDS
 from beam_volumes.meshing.elements import Made
 from beam_volumes.meshing.labels import LabelChoice, choose_labels, count_cell
-from beam_volumes.meshing.levels import SHARDS, forge_cell, join_cells
+from beam_volumes.meshing.levels import forge_cell, join_cells
 from beam_volumes.meshing.mesh_counts import MeshCounts, merge_mesh_counts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
 from beam_volumes.meshing.mesh_report import finish_meshes
@@ -177,11 +178,6 @@ class _CountFn(_MeshFn):
 
     def task(self, element: int) -> Task:
         return Task(count_cell, (self._plan, element), f"cell {self._plan.own_voxels(element)}")
-
-    def outputs(self, task: Task, result: Made) -> Iterator[Any]:
-        # A cell without labels goes no further.
-        self.count("cells", result.counts.empty)
-        yield from super().outputs(task, result)
 
 
 class _ChooseFn(_MeshFn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +11,9 @@ from typing import NamedTuple
 import crc32c
 
 from beam_volumes.codecs import compress
+from beam_volumes.meshing.cell_output import place_of
 from beam_volumes.meshing.fragment_capping import CellData, split_fragments
-from beam_volumes.meshing.legacy import encode_mesh, fragment_name, manifest_name
-from beam_volumes.meshing.levels import place_of
+from beam_volumes.meshing.legacy import fragment_name, write_manifest
 from beam_volumes.meshing.manifest import encode_manifest, list_fragments, lod_scales
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_plan import MeshPlan
@@ -24,7 +23,7 @@ from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.receipts import Receipt, receipt_of, record
 from beam_volumes.runs import check_claim, telling_of_replacement
-from beam_volumes.storage import Folder
+from beam_volumes.storage import Folder, join
 
 _SECONDS_BETWEEN_CHECKS = 1.0
 """In which labels are written without another look at the claim, which may be a request."""
@@ -113,7 +112,7 @@ class _MeshWriter:
     def write(self) -> Receipt:
         """Write the shard, or the files."""
         if self.plan.mesh_format == "legacy":
-            return self._write_legacy()
+            return self._write_manifests()
         return self._write_shard() if self.plan.is_sharded else self._write_files()
 
     def _shard_name(self) -> str:
@@ -145,21 +144,15 @@ class _MeshWriter:
             files.labels += 1
         return files.receipt(self.shard)
 
-    def _write_legacy(self) -> Receipt:
-        """Write each label as a manifest and a file for each cell that holds some of it."""
-        plan, folder, files = self.plan, Folder(self.plan.claim.url), _Files()
+    def _write_manifests(self) -> Receipt:
+        """Write the manifest of each label; the cells have written its fragments."""
+        plan, count, size = self.plan, 0, 0
+        folder = Folder(join(plan.claim.url, plan.folder))
         for label, rows in self._labels():
-            names = []
-            for row in rows:
-                cell = plan.cells.index(place_of(self.reader.box(row)).position)
-                names.append(fragment_name(label, plan.own_voxels(cell)))
-                data = encode_mesh(Mesh.from_bytes(self.reader.read(row)), plan.source.resolution_nm)
-                packed = compress(data, "gzip", _COMPRESSION_LEVEL)
-                folder.write_compressed(f"{plan.folder}/{names[-1]}", files.counted(packed), "gzip")
-            manifest = json.dumps({"fragments": names}).encode()
-            folder.write(f"{plan.folder}/{manifest_name(label)}", files.counted(manifest))
-            files.labels += 1
-        return files.receipt(self.shard)
+            cells = [plan.cells.index(place_of(self.reader.box(row)).position) for row in rows]
+            size += write_manifest(folder, label, [fragment_name(label, plan.own_voxels(cell)) for cell in cells])
+            count += 1
+        return Receipt(0, self.shard, count, size, 0)
 
     def _labels(self) -> Iterator[tuple[int, range]]:
         """Yield labels while the destination is this run's: a shard may take long, and another run may begin."""

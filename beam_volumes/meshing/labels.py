@@ -8,16 +8,18 @@ a cell, or a part of the labels of all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from beam_volumes.meshing.elements import CellReading, Made, element
+from beam_volumes.map_buffer import read_keys
+from beam_volumes.meshing.elements import CellReading, Made, Work, element
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.parcels import Owner, Parcel, ParcelReader
 from beam_volumes.precomputed.murmur import murmurhash3
+from beam_volumes.storage import Folder
 from beam_volumes.voxel_counts import LabelCounter, Table, add_up
 
 LABEL_ROW = np.dtype([("label", "<u8"), ("voxels", "<u8")])
@@ -60,20 +62,35 @@ def count_cell(plan: MeshPlan, cell: int) -> Made:
     with element(plan, f"labels-{cell}.pack") as work:
         if work.taken:
             return work.taken
-        full, box = list[Table](), plan.own_voxels(cell)
-        counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
-        reading = CellReading(plan, cell, work)
-        for block, values in reading.blocks(box):
-            counter.add(values, block.start)
-            work.clock.lap("count")
-        table = add_up([*full, counter.take()])
-        table = table[table["label"] != 0]
-        rows = np.empty(len(table), LABEL_ROW)
-        rows["label"], rows["voxels"] = table["label"], table["voxels"]
+        rows, counts = _labels_of_fragments(plan, cell) if plan.fragments else _labels_of_voxels(plan, cell, work)
+        rows, box = rows[rows["label"] != 0], plan.own_voxels(cell)
         parts = murmurhash3(rows["label"]) % np.uint64(plan.label_parts)
-        for part in np.unique(parts).tolist():
+        # A cell without labels is heard of, too: every cell has its element in all steps.
+        for part in np.unique(parts).tolist() or [0]:
             work.out.add(Owner(0, part), cell, box, rows[parts == part].tobytes())
-        return work.made(reading.counted(MeshCounts(counted=1, empty=int(not len(rows)), pairs=len(rows))))
+        return work.made(replace(counts, counted=1, empty=int(not len(rows)), pairs=len(rows)))
+
+
+def _labels_of_voxels(plan: MeshPlan, cell: int, work: Work) -> tuple[LabelRows, MeshCounts]:
+    full = list[Table]()
+    counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
+    reading = CellReading(plan, cell, work)
+    for block, values in reading.blocks(plan.own_voxels(cell)):
+        counter.add(values, block.start)
+        work.clock.lap("count")
+    table = add_up([*full, counter.take()])
+    rows = np.empty(len(table), LABEL_ROW)
+    rows["label"], rows["voxels"] = table["label"], table["voxels"]
+    return rows, reading.counted(MeshCounts())
+
+
+def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[LabelRows, MeshCounts]:
+    """Return the labels that have a fragment in a cell; of how many voxels nobody knows."""
+    assert plan.fragments is not None, "fragments are merged"
+    keys = read_keys(Folder(plan.fragments.url), plan.fragments.name(cell))
+    rows = np.zeros(len(keys), LABEL_ROW)
+    rows["label"] = keys
+    return rows, MeshCounts()
 
 
 def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> Made:

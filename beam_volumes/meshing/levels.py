@@ -7,29 +7,21 @@ surfaces of a level fit together without anybody having seen more than one cell,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
-import numpy as np
-
-from beam_volumes.errors import VolumeError
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.meshing.cell_output import CellFiles, CellPieces
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
-from beam_volumes.meshing.forging import forge
-from beam_volumes.meshing.labels import chosen_labels
+from beam_volumes.meshing.forging import Forged, forge
+from beam_volumes.meshing.labels import LabelRows, chosen_labels
+from beam_volumes.meshing.legacy import read_fragments
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
-from beam_volumes.meshing.multires import encode_fragment
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.meshing.topology import weld, without_cavities
-from beam_volumes.parcels import Owner, Parcel, ParcelReader
-from beam_volumes.precomputed.murmur import murmurhash3
-from beam_volumes.precomputed.sharding import ShardingSpec
-
-SHARDS = 0
-"""The stream of pieces whose owners are shards; those whose owners are elements of level k have stream -k."""
+from beam_volumes.parcels import Parcel, ParcelReader
+from beam_volumes.storage import Folder
 
 
 def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]) -> Made:
@@ -52,12 +44,26 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
         if work.taken:
             return work.taken
         chosen = chosen_labels(plan, parcels)
-        out = _Output(plan, work, plan.sharding(labels), 0, plan.cells.position(cell))
         reading, counts = CellReading(plan, cell, work), MeshCounts(cells=1, pairs_meshed=len(chosen))
-        for surface in forge(plan, cell, chosen, reading, work.clock):
+        out: CellFiles | CellPieces
+        if plan.mesh_format == "multires":
+            out = CellPieces(plan, work, labels, 0, plan.cells.position(cell))
+        else:
+            out = CellFiles(plan, work, labels, cell)
+        for surface in _surfaces(plan, cell, chosen, reading, work):
             counts = _counting(counts, surface.fell_back, surface.crowded, surface.raw_faces)
             out.add(surface.label, surface.mesh)
-        return work.made(out.counted(reading.counted(counts)))
+        return work.made(out.finish(reading.counted(counts)))
+
+
+def _surfaces(plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading, work: Work) -> Iterable[Forged]:
+    if not len(chosen):
+        return ()
+    if plan.fragments is None:
+        return forge(plan, cell, chosen, reading, work.clock)
+    folder, wanted = Folder(plan.fragments.url), chosen["label"].tolist()
+    found = read_fragments(folder, plan.fragments.name(cell), plan.source.resolution_nm, wanted)
+    return (Forged(label, mesh, len(mesh.faces), False, 0) for label, mesh in found)
 
 
 def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parcel]) -> Made:
@@ -74,7 +80,7 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
     with element(plan, f"level-{key.level}-{key.number}.pack") as work:
         if work.taken:
             return work.taken
-        out = _Output(plan, work, plan.sharding(labels), key.level, plan.position(key))
+        out = CellPieces(plan, work, labels, key.level, plan.position(key))
         counts = MeshCounts(parts=1)
         with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
             for label, pieces in reader.chunks():
@@ -89,83 +95,7 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
                 out.add(label, done.mesh)
             counts = replace(counts, joined=len(reader.pieces))
-        return work.made(out.counted(counts))
-
-
-def piece_box(lod: int, position: Vec) -> Box:
-    """Return a cell of a level in cells of level 0, which is how the table of pieces tells level and position."""
-    x, y, z = (n << lod for n in position)
-    return Box.of_shape((1 << lod, 1 << lod, 1 << lod), (x, y, z))
-
-
-class CellPlace(NamedTuple):
-    """Which cell a piece is of."""
-
-    lod: int
-    position: Vec
-
-
-def place_of(box: Box) -> CellPlace:
-    """Return the cell that `piece_box` has told of."""
-    lod = box.shape[0].bit_length() - 1
-    x, y, z = (n >> lod for n in box.start)
-    return CellPlace(lod, (x, y, z))
-
-
-class _Output:
-    """Takes the surfaces of a cell, and sends them where they belong."""
-
-    def __init__(self, plan: MeshPlan, work: Work, sharding: ShardingSpec, level: int, position: Vec) -> None:
-        self._plan, self._work, self._sharding = plan, work, sharding
-        self._level, self._position = level, position
-        self._faces = self._fragments = self._pieces = self._clamped = 0
-        self._failures: list[str] = []
-
-    def inner_planes(self) -> list[tuple[int, int]]:
-        """Return the planes in which the children of the cell meet: axis, and coordinate."""
-        grid, lod = self._plan.grid, self._level
-        x, y, z = self._position
-        middle = grid.start(lod - 1, (2 * x + 1, 2 * y + 1, 2 * z + 1))
-        return list(enumerate(middle))
-
-    def add(self, label: int, mesh: Mesh) -> None:
-        """Send the surface of a label as a fragment to its shard, and as a piece to the level above."""
-        plan, level, position = self._plan, self._level, self._position
-        box, out = piece_box(level, position), self._work.out
-        self._faces += len(mesh.faces)
-        data = self._encoded(label, mesh)
-        self._work.clock.lap("encode")
-        self._fragments += 1
-        out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, box, data)
-        if level + 1 < plan.num_lods:
-            hashed = int(murmurhash3(np.array([label], np.uint64))[0])
-            key = plan.part_of(level + 1, position, hashed)
-            out.add(Owner(-key.level, key.number), label, box, mesh.to_bytes())
-            self._pieces += 1
-
-    def counted(self, counts: MeshCounts) -> MeshCounts:
-        """Return `counts` with what was sent."""
-        zeros = (0,) * self._level
-        return replace(
-            counts,
-            faces=(*zeros, self._faces),
-            fragments=(*zeros, self._fragments),
-            pieces=self._pieces,
-            clamped=self._clamped,
-            failures=tuple(self._failures),
-        )
-
-    def _encoded(self, label: int, mesh: Mesh) -> bytes:
-        """Return the fragment; nothing, and a note of it, where that cannot be had."""
-        if self._plan.mesh_format == "legacy":
-            return mesh.to_bytes()
-        try:
-            fragment = encode_fragment(mesh, self._plan.grid, self._level, self._position)
-        except VolumeError as error:
-            self._failures.append(f"label {label}, level of detail {self._level}, cell {self._position}: {error}")
-            return b""
-        self._clamped += fragment.clamped
-        return fragment.data
+        return work.made(out.finish(counts))
 
 
 def _counting(counts: MeshCounts, fell_back: bool, crowded: int, raw_faces: int) -> MeshCounts:

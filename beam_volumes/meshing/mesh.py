@@ -1,8 +1,8 @@
 """A triangle mesh in exact coordinates, as it travels between the steps of meshing.
 
 Coordinates are whole sixteenths of a voxel, from the corner of voxel (0, 0, 0): what two cells have in common is equal
-in both to the last bit, so that vertices are welded by comparing numbers. The center of voxel 5 is at 5 * 16 + 8; marching
-cubes puts its vertices half-way between centers, at multiples of 8.
+in both to the last bit, so that vertices are welded by comparing numbers. The center of voxel 5 is at 5 * 16 + 8;
+marching cubes puts its vertices half-way between centers, at multiples of 8.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ class MeshCounts:
         faces: triangles by level of detail.
         pieces, joined: surfaces that were sent up a level, and that arrived there.
         fragments: that were sent to shards, by level of detail.
+        files, file_bytes: that were written by cells.
         crowded: edges with more than two triangles after simplification.
         fell_back: surfaces that were simplified by the other simplifier.
         clamped: vertices outside of their cell.
@@ -52,6 +53,8 @@ class MeshCounts:
     pieces: int = 0
     joined: int = 0
     fragments: tuple[int, ...] = ()
+    files: int = 0
+    file_bytes: int = 0
     crowded: int = 0
     fell_back: int = 0
     clamped: int = 0
@@ -75,17 +78,17 @@ class MeshCounts:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> MeshCounts:
         """Return the counts that `to_json` has written."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields_read: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields_read)
 
 
 def merge_mesh_counts(parts: Iterable[MeshCounts]) -> MeshCounts:
     """Return the counts of many elements together."""
     parts = list(parts)
-    columns: dict[str, list[Any]] = {
-        field.name: [getattr(part, field.name) for part in parts] for field in fields(MeshCounts)
-    }
-    merged: dict[str, Any] = {name: _merged(name, values) for name, values in columns.items()}
-    return MeshCounts(**merged)
+    values: dict[str, Any] = {}
+    for field in fields(MeshCounts):
+        values[field.name] = _merged(field.name, [getattr(part, field.name) for part in parts])
+    return MeshCounts(**values)
 
 
 def _merged(name: str, values: list[Any]) -> Any:

@@ -7,12 +7,14 @@ meet on it. Objects are closed where they meet the volume's faces: there the cub
 
 from __future__ import annotations
 
+import bisect
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
 
 from beam_volumes.geometry import Box, Grid, Vec
+from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh import UNITS
 from beam_volumes.meshing.mesh_grid import MeshGrid
 from beam_volumes.precomputed.sharding import ShardingSpec, sharding_of_labels
@@ -20,6 +22,7 @@ from beam_volumes.provenance import Launch
 from beam_volumes.reading_plan import Lattice, ReadingPlan
 from beam_volumes.runs import Claim
 from beam_volumes.sources import Source
+from beam_volumes.spatial_index.files import IndexFiles
 from beam_volumes.volume_plan import Server
 
 _LEAST_ELEMENTS = 16
@@ -56,6 +59,26 @@ class PartKey(NamedTuple):
 
 
 @dataclass(frozen=True)
+class FragmentFiles:
+    """Files of fragments, one for each cell.
+
+    Attributes:
+        url: their folder.
+        tasks: the boxes that they are named by, voxels; one for each cell, in the same order.
+        wanted: the cells that are read, sorted; None for all.
+
+    """
+
+    url: str
+    tasks: Grid
+    wanted: tuple[int, ...] | None
+
+    def name(self, cell: int) -> str:
+        """Return the file of a cell."""
+        return frags_name(self.tasks.box(self.tasks.position(cell)))
+
+
+@dataclass(frozen=True)
 class MeshPlan:
     """Everything that a worker needs to know of a run; picklable, and the same in every worker.
 
@@ -68,9 +91,12 @@ class MeshPlan:
         bits: of a quantized position.
         fill_holes: whether cavities are dropped.
         max_fragment_bytes: of a multi-resolution mesh.
-        mesh_format: "multires", or "legacy" for a single level.
+        mesh_format: "multires"; "legacy", files of a single level with manifests; or "fragments", all of a cell in one
+            file, to be merged later.
         sharded: whether meshes are stored in shards, not as files of their own.
         folder: of the meshes, below the volume.
+        index: the files that tell which labels are in which cell; None where none are written.
+        fragments: what is merged instead of voxels; None where these are meshed.
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
         surface_bytes: of memory for the surfaces that marching cubes makes at a time.
         table_bytes: of memory for the labels of a cell.
@@ -90,9 +116,11 @@ class MeshPlan:
     simplification: Simplification
     fill_holes: bool
     max_fragment_bytes: int
-    mesh_format: Literal["multires", "legacy"]
+    mesh_format: Literal["multires", "legacy", "fragments"]
     sharded: bool
     folder: str
+    index: IndexFiles | None
+    fragments: FragmentFiles | None
     fill_missing: bool
     lookahead_bytes: int
     surface_bytes: int
@@ -106,7 +134,10 @@ class MeshPlan:
         return ReadingPlan(self.cells, self.block)
 
     def needs_region(self, region: int) -> bool:
-        """Whether a cell is to be looked at: all are, and the packs of an interrupted run are taken up."""
+        """Whether a cell is to be looked at; the packs of an interrupted run are taken up."""
+        if self.fragments and self.fragments.wanted is not None:
+            place = bisect.bisect_left(self.fragments.wanted, region)
+            return self.fragments.wanted[place : place + 1] == (region,)
         return 0 <= region < len(self.cells)
 
     @property
@@ -170,7 +201,8 @@ class MeshPlan:
     @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do, as far as it is known without a look at the labels."""
-        return {"cells": len(self.cells)}
+        wanted = self.fragments.wanted if self.fragments else None
+        return {"cells": len(self.cells) if wanted is None else len(wanted)}
 
 
 def _scaled(vec: Vec, factor: int) -> Vec:

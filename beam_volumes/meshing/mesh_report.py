@@ -81,8 +81,8 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
     """
     counts = totals.counts
     stages = {
-        "cells counted": (len(plan.cells), counts.counted),
-        "cells meshed": (len(plan.cells) - counts.empty, counts.cells),
+        "cells counted": (plan.planned["cells"], counts.counted),
+        "cells meshed": (plan.planned["cells"], counts.cells),
         "labels of cells added up": (counts.pairs, counts.pairs_added),
         "labels of cells meshed": (counts.pairs_chosen, counts.pairs_meshed),
         "pieces joined": (counts.pieces, counts.joined),
@@ -132,7 +132,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "versions": plan.launch.versions,
         "stages": {
             "cells": {
-                "planned": len(plan.cells),
+                "planned": plan.planned["cells"],
                 "done": counts.cells,
                 "without_labels": counts.empty,
                 "voxels_read": counts.voxels_read,

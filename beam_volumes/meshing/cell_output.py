@@ -1,0 +1,155 @@
+"""Where the surfaces of a cell go: to shards and to the level above, or into files of fragments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from beam_volumes import map_buffer
+from beam_volumes.errors import VolumeError
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.meshing.elements import Work
+from beam_volumes.meshing.legacy import encode_mesh, fragment_name, frags_name, write_fragment
+from beam_volumes.meshing.mesh import UNITS, Mesh
+from beam_volumes.meshing.mesh_counts import MeshCounts
+from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.multires import encode_fragment
+from beam_volumes.parcels import Owner
+from beam_volumes.precomputed.murmur import murmurhash3
+from beam_volumes.spatial_index.files import LabelBoxes, whole_nm
+from beam_volumes.storage import Folder, join
+
+SHARDS = 0
+"""The stream of pieces whose owners are shards; those whose owners are elements of level k have stream -k."""
+
+_COMPRESSION, _LEVEL = "gzip", 1
+"""Around the fragments of a cell: five times as fast as brotli's level 5, and a sixth larger."""
+
+
+def piece_box(lod: int, position: Vec) -> Box:
+    """Return a cell of a level in cells of level 0, which is how the table of pieces tells level and position."""
+    x, y, z = (n << lod for n in position)
+    return Box.of_shape((1 << lod, 1 << lod, 1 << lod), (x, y, z))
+
+
+class CellPlace(NamedTuple):
+    """Which cell a piece is of."""
+
+    lod: int
+    position: Vec
+
+
+def place_of(box: Box) -> CellPlace:
+    """Return the cell that `piece_box` has told of."""
+    lod = box.shape[0].bit_length() - 1
+    x, y, z = (n >> lod for n in box.start)
+    return CellPlace(lod, (x, y, z))
+
+
+class CellPieces:
+    """Takes the surfaces of a cell: fragments for shards, and pieces for the level above."""
+
+    def __init__(self, plan: MeshPlan, work: Work, labels: int, level: int, position: Vec) -> None:
+        self._plan, self._work, self._sharding = plan, work, plan.sharding(labels)
+        self._level, self._position = level, position
+        self._faces = self._fragments = self._pieces = self._clamped = 0
+        self._failures: list[str] = []
+
+    def inner_planes(self) -> list[tuple[int, int]]:
+        """Return the planes in which the children of the cell meet: axis, and coordinate."""
+        grid, lod = self._plan.grid, self._level
+        x, y, z = self._position
+        middle = grid.start(lod - 1, (2 * x + 1, 2 * y + 1, 2 * z + 1))
+        return list(enumerate(middle))
+
+    def add(self, label: int, mesh: Mesh) -> None:
+        """Send the surface of a label as a fragment to its shard, and as a piece to the level above."""
+        plan, level, position = self._plan, self._level, self._position
+        box, out = piece_box(level, position), self._work.out
+        self._faces += len(mesh.faces)
+        data = self._encoded(label, mesh)
+        self._work.clock.lap("encode")
+        self._fragments += 1
+        out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, box, data)
+        if level + 1 < plan.num_lods:
+            hashed = int(murmurhash3(np.array([label], np.uint64))[0])
+            key = plan.part_of(level + 1, position, hashed)
+            out.add(Owner(-key.level, key.number), label, box, mesh.to_bytes())
+            self._pieces += 1
+
+    def finish(self, counts: MeshCounts) -> MeshCounts:
+        """Return `counts` with what was sent."""
+        zeros = (0,) * self._level
+        return replace(
+            counts,
+            faces=(*zeros, self._faces),
+            fragments=(*zeros, self._fragments),
+            pieces=self._pieces,
+            clamped=self._clamped,
+            failures=tuple(self._failures),
+        )
+
+    def _encoded(self, label: int, mesh: Mesh) -> bytes:
+        """Return the fragment; nothing, and a note of it, where that cannot be had."""
+        try:
+            fragment = encode_fragment(mesh, self._plan.grid, self._level, self._position)
+        except VolumeError as error:
+            self._failures.append(f"label {label}, level of detail {self._level}, cell {self._position}: {error}")
+            return b""
+        self._clamped += fragment.clamped
+        return fragment.data
+
+
+class CellFiles:
+    """Takes the surfaces of a cell: writes them as files of fragments, and tells the spatial index where they are."""
+
+    def __init__(self, plan: MeshPlan, work: Work, labels: int, cell: int) -> None:
+        self._plan, self._work, self._cell = plan, work, cell
+        self._sharding, self._box = plan.sharding(labels), plan.own_voxels(cell)
+        self._folder = Folder(join(plan.claim.url, plan.folder))
+        self._packed: dict[int, bytes] = {}
+        self._faces = self._files = self._bytes = self._sent = 0
+        self._boxes: list[list[float]] = []
+        self._labels: list[int] = []
+
+    def add(self, label: int, mesh: Mesh) -> None:
+        """Take the surface of a label."""
+        plan, scale = self._plan, np.array(self._plan.source.resolution_nm) / UNITS
+        self._faces += len(mesh.faces)
+        self._labels.append(label)
+        self._boxes.append([*mesh.vertices.min(axis=0) * scale, *mesh.vertices.max(axis=0) * scale])
+        if plan.mesh_format == "fragments":
+            self._packed[label] = map_buffer.pack_value(
+                encode_mesh(mesh, plan.source.resolution_nm), _COMPRESSION, _LEVEL
+            )
+        else:
+            name = fragment_name(label, self._box)
+            self._written(write_fragment(self._folder, name, mesh, plan.source.resolution_nm))
+            place = piece_box(0, plan.cells.position(self._cell))
+            self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, place, b"")
+            self._sent += 1
+        self._work.clock.lap("encode")
+
+    def finish(self, counts: MeshCounts) -> MeshCounts:
+        """Write what is one file for the whole cell, and return `counts` with what was written."""
+        if self._plan.mesh_format == "fragments":
+            data = map_buffer.join_packed(self._packed, _COMPRESSION)
+            self._folder.write(frags_name(self._box), data)
+            self._written(len(data))
+        if index := self._plan.index:
+            boxes = whole_nm(np.array(self._boxes, np.float64).reshape(-1, 6))
+            index.write(self._cell, LabelBoxes(np.array(self._labels, np.uint64), boxes))
+        self._work.clock.lap("encode")
+        return replace(
+            counts,
+            faces=(self._faces,),
+            fragments=(self._sent,),
+            files=self._files,
+            file_bytes=self._bytes,
+        )
+
+    def _written(self, size: int) -> None:
+        self._files += 1
+        self._bytes += size
