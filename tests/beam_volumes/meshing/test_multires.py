@@ -158,6 +158,15 @@ def test_triangles_are_cut_where_readers_part_them() -> None:
     np.testing.assert_allclose(area(cut), whole, rtol=0.01)
 
 
+@given(st.lists(st.tuples(*[st.integers(507, 517)] * 3), min_size=4, max_size=4, unique=True))
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_both_triangles_of_an_edge_are_cut_at_one_point(corners: list[tuple[int, int, int]]) -> None:
+    """Halves are frequent here, and the edge goes the other way in the other triangle."""
+    faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.uint32)
+    cut = split_octants(QuantizedMesh(np.array(corners, np.int32), faces), 10)
+    assert odd_edges(*cut) == 0
+
+
 @given(st.integers(0, 2**32 - 1), st.sampled_from([1, 4, 1023, 65535]))
 @settings(derandomize=True, deadline=None, max_examples=150)
 def test_draco_keeps_every_triangle(seed: int, top: int) -> None:
