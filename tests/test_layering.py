@@ -11,7 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("beam_volumes", "transforms", "pipelines", "templates", "benchmarks")
-SHARED = {"__init__", "options", "option_values", "beam_options", "shared_options", "running", "progress_bar", "tables"}
+SHARED = {
+    "__init__",
+    "asking",
+    "beam_options",
+    "meshing",
+    "option_values",
+    "options",
+    "progress_bar",
+    "running",
+    "shared_options",
+    "tables",
+}
 """Modules of pipelines that are no command."""
 
 UPWARD = {

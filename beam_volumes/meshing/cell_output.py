@@ -129,7 +129,7 @@ class CellFiles:
             self._written(write_fragment(self._folder, name, mesh, plan.source.resolution_nm))
             place = piece_box(0, plan.cells.position(self._cell))
             self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, place, b"")
-            self._sent += 1
+        self._sent += 1
         self._work.clock.lap("encode")
 
     def finish(self, counts: MeshCounts) -> MeshCounts:

@@ -19,7 +19,7 @@ from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
 from beam_volumes.meshing.simplification import simplify
-from beam_volumes.meshing.topology import weld, without_cavities
+from beam_volumes.meshing.topology import count_edges, weld, without_cavities
 from beam_volumes.parcels import Parcel, ParcelReader
 from beam_volumes.storage import Folder
 
@@ -89,8 +89,10 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 joined = without_cavities(joined) if plan.fill_holes else joined
                 work.clock.lap("weld")
                 how = plan.simplification
-                target, error = round(len(joined.faces) / how.lod_factor), how.max_error_at(key.level)
-                done = simplify(joined, plan.source.resolution_nm, target, error)
+                # The outer border stays as it is, and so do the triangles on it.
+                border = count_edges(joined.faces, len(joined.vertices)).open
+                target = border + round(max(len(joined.faces) - border, 0) / how.lod_factor)
+                done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level))
                 work.clock.lap("simplify")
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
                 out.add(label, done.mesh)

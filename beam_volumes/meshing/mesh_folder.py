@@ -70,8 +70,9 @@ class MeshFolder:
 
     def lacking(self) -> str | None:
         """Look whether the volume still names the folder."""
-        named = (Folder(self.url).read_json("info") or {}).get("mesh")
-        if named == self.folder and Folder(self.url).exists(f"{self.folder}/info"):
+        info = Folder(self.url).read_json("info") or {}
+        named = info.get("mesh")
+        if (named == self.folder or not self.is_named_by(info)) and Folder(self.url).exists(f"{self.folder}/info"):
             return None
         return f"expected meshes in {self.url}/{self.folder}, as {self.report} says, but info names {named}"
 
@@ -102,8 +103,12 @@ class MeshFolder:
         info = folder.read_json("info")
         if info is None:
             raise DestinationError(f"{self.url}: expected the info of the volume, but it is gone: restore it")
-        if info.get("mesh") != self.folder:
+        if self.is_named_by(info) and info.get("mesh") != self.folder:
             write_json(folder, "info", {**info, "mesh": self.folder})
+
+    def is_named_by(self, info: Json) -> bool:
+        """Whether the volume's `info` is to name the folder: fragments only where there are no meshes yet."""
+        return self.task != "forge_mesh" or info.get("mesh") in (None, self.folder)
 
     def retract(self) -> None:
         """Take the folder out of the volume's `info`."""

@@ -10,6 +10,9 @@ from beam_volumes.geometry import Vec
 from beam_volumes.precomputed.info import Json
 from beam_volumes.precomputed.sharding import ShardingSpec
 
+OVERLAP, LOW, HIGH = "overlap", "low", "high"
+"""How many voxels below and above a task's box its surfaces reach; of other tools it is one above, and not told."""
+
 _IDENTITY = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
 """Stored coordinates to nm; 3 rows of 4, row by row."""
 
@@ -23,7 +26,13 @@ def fragments_info(mip: int, task_shape: Vec, spatial_index: Json | None = None)
         spatial_index: what tells of its files (`beam_volumes.spatial_index`); None where there is none.
 
     """
-    return {"@type": "neuroglancer_legacy_mesh", "mip": mip, "chunk_size": list(task_shape), **_index(spatial_index)}
+    return {
+        "@type": "neuroglancer_legacy_mesh",
+        "mip": mip,
+        "chunk_size": list(task_shape),
+        OVERLAP: {LOW: 1, HIGH: 0},
+        **_index(spatial_index),
+    }
 
 
 def multiresolution_info(

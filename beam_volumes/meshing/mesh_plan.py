@@ -38,17 +38,17 @@ class Simplification(NamedTuple):
     Attributes:
         factor: at the finest level, triangles of marching cubes for each that is left.
         lod_factor: triangles of a level of detail for each of the next coarser one.
-        max_error_nm: how far the finest level may be off; each coarser one twice as far. None for any.
+        max_error_nm: how far the finest level may be off; each coarser one twice as far.
 
     """
 
     factor: float
     lod_factor: float
-    max_error_nm: float | None
+    max_error_nm: float
 
-    def max_error_at(self, lod: int) -> float | None:
+    def max_error_at(self, lod: int) -> float:
         """Return how far a level of detail may be off, nm."""
-        return None if self.max_error_nm is None else self.max_error_nm * 2**lod
+        return self.max_error_nm * 2**lod
 
 
 class PartKey(NamedTuple):

@@ -114,6 +114,12 @@ def choose(dust_threshold: int, labels: str | None, exclude: str | None) -> Labe
     return LabelChoice(dust_threshold, _labels("labels", labels) if labels else None, excluded)
 
 
+def labels_of(option: str, text: str) -> list[int]:
+    """Return the labels that an option lists; see `choose`."""
+    found: list[int] = _labels(option, text).tolist()
+    return found
+
+
 def choice_identity(choice: LabelChoice) -> str:
     """Return a hash of the labels that are listed: a file may change while its name stays."""
     listed = [b"all" if choice.labels is None else choice.labels.tobytes(), choice.exclude.tobytes()]
@@ -163,6 +169,19 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
         ("memory per worker, bytes", f"{PROCESS_BYTES + cell_bytes(source, cells.cell):,}"),
         ("CPU hours, estimated", f"{hours:,.4f}"),
         ("Dataflow USD, at an assumed price", f"{hours * VCPU_HOUR_USD:,.4f} ({VCPU_HOUR_USD} a vCPU hour)"),
+    ]
+
+
+def summary_of_merge(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
+    """Return what `--plan` prints of a merge, row by row."""
+    assert plan.fragments is not None, "fragments are merged"
+    listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
+    return [
+        ("fragments", plan.fragments.url),
+        ("destination", f"{plan.claim.url}/{plan.folder} ({plan.claim.state})"),
+        ("files", f"{plan.planned['cells']:,} of {shape_text(plan.cells.cell)}"),
+        ("labels", f"{listed}, without {len(choice.exclude):,}"),
+        ("cells by level of detail", "; ".join(f"{len(plan.level(lod)):,}" for lod in range(plan.num_lods))),
     ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from beam_volumes.errors import ConservationError
 from beam_volumes.meshing.assembly import WrittenMeshes
+from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
@@ -16,7 +17,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.receipts import recorded_holes
 from beam_volumes.runs import Claim, check_claim, finish, is_committed, remove_records
-from beam_volumes.storage import Folder
+from beam_volumes.storage import Folder, join
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def finish_meshes(plan: MeshPlan, counts: MeshCounts, written: Iterable[WrittenM
         totals = MeshTotals(counts, sorted(written))
         check_conservation(plan, totals)
         _check_sizes(plan, shard_sizes(plan, totals))
+        _check_fragment_files(plan, counts)
         ended = time.time()
         done = report(plan, totals, (started, ended))
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
@@ -86,8 +88,9 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
         "labels of cells added up": (counts.pairs, counts.pairs_added),
         "labels of cells meshed": (counts.pairs_chosen, counts.pairs_meshed),
         "pieces joined": (counts.pieces, counts.joined),
-        "fragments written": (sum(counts.fragments), totals.fragments),
     }
+    if plan.mesh_format != "fragments":
+        stages["fragments written"] = (sum(counts.fragments), totals.fragments)
     wrong = [f"{name}: expected {planned}, came {done}" for name, (planned, done) in stages.items() if planned != done]
     if wrong:
         raise ConservationError(
@@ -102,6 +105,22 @@ def shard_sizes(plan: MeshPlan, totals: MeshTotals) -> dict[str, int]:
         return {}
     spec = plan.sharding(totals.counts.labels)
     return {spec.shard_name(w.receipt.shard): w.receipt.bytes for w in totals.written}
+
+
+def _check_fragment_files(plan: MeshPlan, counts: MeshCounts) -> None:
+    """Make sure that there is a file of fragments for each cell, and nothing is missing of them."""
+    if plan.mesh_format != "fragments":
+        return
+    entries = Folder(join(plan.claim.url, plan.folder)).entries()
+    found = {entry.name: entry.bytes for entry in entries if entry.name.endswith(".frags")}
+    expected = {frags_name(plan.own_voxels(cell)) for cell in range(len(plan.cells))}
+    if found.keys() != expected or sum(found.values()) != counts.file_bytes:
+        wrong = sorted(found.keys() ^ expected)
+        raise ConservationError(
+            f"{plan.claim.url}/{plan.folder}: expected {len(expected)} files of fragments of {counts.file_bytes:,} "
+            f"bytes, came {len(found)} of {sum(found.values()):,}; missing, or not this run's: "
+            f"{', '.join(wrong[:5]) or 'none'}: give the command again with --overwrite"
+        )
 
 
 def _check_sizes(plan: MeshPlan, sizes: dict[str, int]) -> None:
@@ -121,6 +140,8 @@ def _check_sizes(plan: MeshPlan, sizes: dict[str, int]) -> None:
 def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Json:
     """Return the content of the report; `times` are start and end, UNIX seconds; durations those of all workers."""
     counts, written = totals.counts, totals.written
+    # Fragments of one box know nothing of those of the next.
+    meshed = counts.labels if plan.mesh_format == "fragments" else totals.labels
     return {
         "pipeline": plan.claim.destination.task,
         "layer": plan.source.url,
@@ -139,10 +160,10 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
                 "elements_taken_up_from_an_interrupted_run": counts.reused,
             },
             "labels": {
-                "meshed": totals.labels,
+                "meshed": meshed,
                 "under_the_dust_threshold": counts.dust,
                 "left_out": counts.excluded,
-                "without_a_surface": counts.labels - totals.labels,
+                "without_a_surface": counts.labels - meshed,
             },
             "surfaces": {
                 "triangles_of_marching_cubes": counts.raw_faces,
@@ -185,8 +206,8 @@ def _with_info(plan: MeshPlan, counts: MeshCounts) -> Claim:
     """Return the claim on a destination that knows the `info` of the meshes."""
     destination = plan.claim.destination
     assert isinstance(destination, MeshFolder), "meshes go to a folder of meshes"
-    if plan.mesh_format == "legacy":
-        info = fragments_info(plan.source.mip, plan.cells.cell)
+    if plan.mesh_format != "multires":
+        info = fragments_info(plan.source.mip, plan.cells.cell, plan.index.grid.info if plan.index else None)
     else:
         sharding = plan.sharding(counts.labels) if plan.is_sharded else None
         info = multiresolution_info(plan.source.mip, plan.bits, sharding)

@@ -1,0 +1,78 @@
+"""Forge the fragments of meshes, box by box, and their spatial index: what `merge_mesh` and other tools go on from.
+
+python -m pipelines.forge_mesh --layer=file:///tmp/neurons --dust_threshold=100
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from beam_volumes.errors import OptionError
+from beam_volumes.meshing import mesh_planning as planning
+from beam_volumes.meshing.mesh_report import settle
+from beam_volumes.spatial_index.files import IndexFiles, IndexGrid
+from beam_volumes.storage import join
+from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes
+from pipelines.options import option
+from pipelines.running import Job, Setting, run
+from pipelines.shared_options import Running
+from transforms.mesh import write_meshes_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Forging, Running):
+    """The options of forging."""
+
+    mesh_dir: str = option("Folder of the fragments, in the volume.", "mesh_fragments", identity=False)
+    sharded: bool = option("Write one file for each box; false writes one for each object in it, and manifests.", True)
+    spatial_index: bool = option("Write which objects are in which box, too.", True)
+
+    def __post_init__(self) -> None:
+        """Refuse an index of a part: its readers take its boxes to begin where the volume does."""
+        super().__post_init__()
+        if self.spatial_index and self.bounds is not None:
+            raise OptionError(
+                "--bounds: expected none with a spatial index, which is one of the whole volume: leave it out, or give "
+                "--spatial_index=false"
+            )
+
+
+def plan(config: Config, setting: Setting) -> Job:
+    """Look at the layer, and plan its fragments; writes nothing.
+
+    Raises:
+        VolumeError: an option does not fit the layer.
+
+    """
+    layer = look_at_layer(config, setting, config.scratch)
+    cells = planning.plan_cells(
+        layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
+    )
+    index = None
+    if config.spatial_index:
+        grid = IndexGrid.of_shape(layer.bounds, cells.cells.cell, layer.source.info["scales"][config.mip]["resolution"])
+        index = IndexFiles(join(layer.url, config.mesh_dir), grid)
+    kind = Kind("forge_mesh", "fragments" if config.sharded else "legacy", Storing(), index)
+    fragments, choice = plan_meshes(config, setting, layer, cells, kind)
+    return Job(
+        claim=fragments.claim,
+        summary=partial(planning.summary, fragments, choice),
+        stages={"labels": len(fragments.cells), "cells": len(fragments.cells)},
+        build=partial(write_meshes_of, fragments, choice),
+        settle=partial(settle, fragments),
+        processes=layer.asked.workers or 1,
+        modules=("beam_volumes.meshing.levels",),
+        warnings=layer.asked.warnings,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run(Config, plan, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

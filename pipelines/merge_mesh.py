@@ -1,0 +1,87 @@
+"""Merge the fragments of `forge_mesh`, or of other tools, to multi-resolution meshes.
+
+python -m pipelines.merge_mesh --layer=file:///tmp/neurons --num_lods=3
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from beam_volumes.errors import OptionError
+from beam_volumes.meshing import mesh_planning as planning
+from beam_volumes.meshing.fragment_source import find_fragments
+from beam_volumes.meshing.mesh_report import settle
+from beam_volumes.places import writable
+from beam_volumes.sources import describe_source
+from pipelines.asking import Asked
+from pipelines.meshing import Choosing, Kind, Layer, Storing, plan_meshes
+from pipelines.options import option
+from pipelines.running import Job, Setting, run
+from pipelines.shared_options import Running
+from transforms.mesh import write_meshes_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Choosing, Storing, Running):
+    """The options of merging."""
+
+    layer: str = option("Precomputed segmentation with fragments.", identity=False, placeholder="URL")
+    fragments_dir: str = option("Folder of the fragments, in the volume.", "mesh_fragments")
+    mesh_dir: str = option("Folder of the meshes, in the volume.", "mesh", identity=False)
+    spatial_index_db: str | None = option(
+        "Database of `index_mesh`, where the files of --labels are looked up; without it all files are opened.",
+        None,
+        identity=False,
+        placeholder="URL",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work whatever the layer is."""
+        super().__post_init__()
+        if self.mesh_dir == self.fragments_dir:
+            raise OptionError(
+                f"--mesh_dir: expected another folder than that of the fragments, came {self.mesh_dir}: fragments stay "
+                "as they are"
+            )
+        if self.spatial_index_db is not None and self.labels is None:
+            raise OptionError("--spatial_index_db: expected --labels with it: for all labels, all files are opened")
+
+
+def plan(config: Config, setting: Setting) -> Job:
+    """Look at the fragments, and plan their meshes; writes nothing.
+
+    Raises:
+        VolumeError: an option does not fit them.
+
+    """
+    setting.check_reachable([("layer", config.layer), ("scratch", config.scratch)], None)
+    url = writable("layer", config.layer)
+    found = find_fragments(url, config.fragments_dir)
+    source = describe_source(url, found.mip, option="layer")
+    files, cells = found.cells_of(source)
+    if config.spatial_index_db is not None:
+        files = found.only_of(files, config.spatial_index_db, planning.labels_of("labels", config.labels or ""))
+    layer = Layer(Asked(None, None, [], setting.workers), source, url, source.box)
+    kind = Kind("merge_mesh", "multires", config, fragments=files)
+    meshes, choice = plan_meshes(config, setting, layer, cells, kind)
+    return Job(
+        claim=meshes.claim,
+        summary=partial(planning.summary_of_merge, meshes, choice),
+        stages={"labels": meshes.planned["cells"], "cells": meshes.planned["cells"]},
+        build=partial(write_meshes_of, meshes, choice),
+        settle=partial(settle, meshes),
+        processes=setting.workers or 1,
+        modules=("beam_volumes.meshing.levels", "beam_volumes.meshing.assembly"),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status."""
+    return run(Config, plan, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
