@@ -3,8 +3,8 @@
     index_files(id, filename)   the files, numbered from 1 in the order of the grid, x fastest
     file_lookup(label, fid)     which label is in which file, each pair once
 
-Indexes: `pk_label_fid` on (label, fid), in MySQL the primary key; `fname` on fid; `idxfname` on filename. Names, types
-and indexes are those of `SpatialIndex.to_sql`, see
+Indexes: `pk_label_fid` on (label, fid), in MySQL the primary key; `fname` on fid; `idxfname` on filename; in MySQL fid
+refers to id. Names, types and indexes are those of `SpatialIndex.to_sql`, see
 https://github.com/seung-lab/cloud-volume/blob/master/cloudvolume/datasource/precomputed/spatial_index.py
 
 While a load goes on there is a third table, `loaded_KEY(batch, files, missing, labels)`, where KEY is that of the
@@ -16,6 +16,7 @@ table is gone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 FILES_TABLE = "index_files"
 LOOKUP_TABLE = "file_lookup"
@@ -34,24 +35,21 @@ def is_loaded_table(name: str) -> bool:
     return name.startswith(_LOADED)
 
 
-@dataclass(frozen=True)
-class Index:
-    """An index, made after the load."""
+class Index(NamedTuple):
+    """An index or a constraint, made after the load: its name, and the statement that makes it."""
 
     name: str
-    table: str
-    columns: str
-    unique: bool = False
-
-    @property
-    def create(self) -> str:
-        """The statement that makes it."""
-        return f"CREATE {'UNIQUE ' if self.unique else ''}INDEX {self.name} ON {self.table} ({self.columns})"
+    create: str
 
 
-_FILENAME = Index("idxfname", FILES_TABLE, "filename")
-_FID = Index("fname", LOOKUP_TABLE, "fid")
-_LABEL = Index("pk_label_fid", LOOKUP_TABLE, "label, fid", unique=True)
+_FILENAME = Index("idxfname", "CREATE INDEX idxfname ON index_files (filename)")
+_FID = Index("fname", "CREATE INDEX fname ON file_lookup (fid)")
+_LABEL = Index("pk_label_fid", "CREATE UNIQUE INDEX pk_label_fid ON file_lookup (label, fid)")
+_REFERENCE = Index(
+    # The name that MariaDB gives it where a table is made with it; while rows are inserted it would need its index.
+    "file_lookup_ibfk_1",
+    "ALTER TABLE file_lookup ADD CONSTRAINT file_lookup_ibfk_1 FOREIGN KEY (fid) REFERENCES index_files (id)",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class Dialect:
         indexes: made after the load.
         afterwards: statements that follow the indexes.
         list_tables: yields the names of all tables.
-        list_indexes: yields the names of all indexes.
+        list_indexes: yields the names of all indexes and constraints.
         insert_file: (id, filename); once more changes nothing.
         insert_batch: of `loaded_table`; changes nothing where the batch is there.
 
@@ -110,12 +108,15 @@ MYSQL = Dialect(
         "CREATE TABLE IF NOT EXISTS index_files (id BIGINT UNSIGNED PRIMARY KEY AUTO_INCREMENT, "
         "filename VARCHAR(100) NOT NULL) ENGINE=InnoDB",
         "CREATE TABLE IF NOT EXISTS file_lookup (label BIGINT UNSIGNED NOT NULL, "
-        "fid BIGINT UNSIGNED NOT NULL REFERENCES index_files(id), PRIMARY KEY(label, fid)) ENGINE=InnoDB",
+        "fid BIGINT UNSIGNED NOT NULL, PRIMARY KEY(label, fid)) ENGINE=InnoDB",
     ),
-    indexes=(_FID, _FILENAME),
+    indexes=(_FILENAME, _FID, _REFERENCE),
     afterwards=(),
     list_tables="SELECT table_name FROM information_schema.tables WHERE table_schema = DATABASE()",
-    list_indexes="SELECT DISTINCT index_name FROM information_schema.statistics WHERE table_schema = DATABASE()",
+    list_indexes=(
+        "SELECT index_name FROM information_schema.statistics WHERE table_schema = DATABASE() UNION "
+        "SELECT constraint_name FROM information_schema.table_constraints WHERE table_schema = DATABASE()"
+    ),
     insert_file=(
         "INSERT INTO index_files(id, filename) VALUES (%s, %s) ON DUPLICATE KEY UPDATE filename = VALUES(filename)"
     ),

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,8 @@ _SECONDS_TO_WAIT = 60.0
 """For another program that has the file locked."""
 
 _CACHE_KIB = 65_536
+_ROWS_PER_STATEMENT = 128
+"""Measured: a quarter of the time of `executemany`; 2,000 take twice as long again."""
 
 
 class SqliteDatabase:
@@ -72,8 +73,11 @@ class SqliteDatabase:
 
     def insert_labels(self, cursor: Cursor, file_number: int, labels: Labels) -> None:
         """See `Database.insert_labels`."""
-        rows = zip(self.values_of(labels), repeat(file_number), strict=False)
-        cursor.executemany("INSERT INTO file_lookup(label, fid) VALUES (?, ?)", rows)
+        values = self.values_of(labels)
+        for start in range(0, len(values), _ROWS_PER_STATEMENT):
+            some = values[start : start + _ROWS_PER_STATEMENT]
+            places = ",".join([f"(?,{file_number})"] * len(some))
+            cursor.execute(f"INSERT INTO file_lookup(label, fid) VALUES {places}", some)
 
     def values_of(self, labels: Iterable[int]) -> list[int]:
         """See `Database.values_of`."""

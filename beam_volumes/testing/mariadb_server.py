@@ -3,8 +3,8 @@
     with running_server() as server:
         url = f"mysql://{server.user}:$PASSWORD@{server.host}:{server.port}/spatial_index"
 
-It is Debian's package `mariadb-server`, run as the current user, also as root. It listens on one address of this machine
-and on a socket.
+It is Debian's package `mariadb-server`, run as the current user, also as root. It listens on one address of this
+machine and on a socket.
 """
 
 from __future__ import annotations
