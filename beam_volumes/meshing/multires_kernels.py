@@ -120,14 +120,7 @@ def _write(parts: Faces, at: int, a: Any, b: Any, c: Any) -> None:
 
 @_step
 def _cut(quanta: Quanta, a: Any, b: Any, axis: int, middle: int, point: Quanta) -> None:
-    """Write the point of an edge on the plane, rounded; the ends are taken in the order of their coordinates."""
-    swap = False
-    for k in range(3):
-        if quanta[a, k] != quanta[b, k]:
-            swap = quanta[a, k] > quanta[b, k]
-            break
-    if swap:
-        a, b = b, a
+    """Write the point of an edge on the plane, rounded, halves up: the same from either end, as fractions are exact."""
     way = np.int64(quanta[b, axis]) - quanta[a, axis]
     part = np.int64(middle) - quanta[a, axis]
     if way < 0:
