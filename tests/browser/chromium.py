@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 SECONDS = 120.0
 """Nothing here takes so long, unless it hangs."""
 
-_PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.05
 
 _FLAGS = [
     "--headless=new",
@@ -80,7 +80,9 @@ class Page:
         with contextlib.ExitStack() as stack:
             self._start()
             stack.callback(self._stop)
-            self._socket = stack.enter_context(connect(self._address(), max_size=None, compression=None, proxy=None))
+            # What nobody has read would otherwise stand before the answer to the end of the connection.
+            limits: dict[str, None] = {"max_size": None, "max_queue": None}
+            self._socket = stack.enter_context(connect(self._address(), compression=None, proxy=None, **limits))
             self._attach()
             self._open = stack.pop_all()
         return self
