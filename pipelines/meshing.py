@@ -82,10 +82,11 @@ class Storing(Options):
     sharded: bool = option("Write shards; false gives each object files of its own.", True)
     vertex_quantization_bits: Literal[10, 16] = option("Of each coordinate within a cell.", 16)
     max_fragment_bytes: int = option(
-        "Largest fragment; an object with a larger one gets one more, finer level of smaller ones.",
+        "Largest fragment; an object with larger ones gets finer levels, up to four, of smaller ones.",
         4_000_000,
         least=1_000,
     )
+    segment_properties: bool = option("Write a table of labels and their voxels, which Neuroglancer shows.", False)
 
 
 class Layer(NamedTuple):
@@ -181,6 +182,8 @@ def plan_meshes(
         folder=config.mesh_dir,
         index=kind.spatial_index,
         fragments=kind.fragments,
+        segment_properties=storing.segment_properties,
+        picture=setting.local and kind.mesh_format != "fragments",
         fill_missing=fill_missing,
         lookahead_bytes=share,
         surface_bytes=share,

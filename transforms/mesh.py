@@ -17,7 +17,8 @@ from beam_volumes.meshing.labels import LabelChoice, choose_labels, count_cell
 from beam_volumes.meshing.levels import forge_cell, join_cells
 from beam_volumes.meshing.mesh_counts import MeshCounts, merge_mesh_counts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
-from beam_volumes.meshing.mesh_report import finish_meshes
+from beam_volumes.meshing.mesh_report import MeshTotals, finish_meshes
+from beam_volumes.meshing.segment_properties import write_properties
 from beam_volumes.parcels import Parcel
 from beam_volumes.process_pool import Task
 from transforms.pool import Execution, PooledDoFn
@@ -60,7 +61,13 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
     parcels = [part.parcels for part in levels] | "Fragments of all levels" >> beam.Flatten()
     written = parcels | "Write meshes" >> WriteMeshes(plan, chosen.labels, execution)
     counts = [part.counts for part in steps + levels] | "Counts of all steps" >> beam.Flatten()
-    _ = root | "Finish" >> FinishMeshes(plan, counts, written)
+    # Nothing comes here unless the table is wanted.
+    listed = (
+        chosen.parts_of_labels.pieces
+        | "Group all labels" >> beam.GroupByKey()
+        | "List labels" >> beam.ParDo(_ListFn(plan, execution)).with_output_types(int)
+    )
+    _ = root | "Finish" >> FinishMeshes(plan, counts, written, listed)
 
 
 class Chosen(NamedTuple):
@@ -138,6 +145,7 @@ class FinishMeshes(beam.PTransform):
     plan: MeshPlan
     counts: beam.PCollection[MeshCounts]
     written: beam.PCollection[WrittenMeshes]
+    listed: beam.PCollection[int]
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
         """Gather what was done at one element."""
@@ -150,6 +158,7 @@ class FinishMeshes(beam.PTransform):
                 _FinishFn(self.plan),
                 counts=beam.pvalue.AsSingleton(counts),
                 written=beam.pvalue.AsIter(self.written),
+                listed=beam.pvalue.AsIter(self.listed),
             )
         )
 
@@ -245,12 +254,28 @@ class _WriteFn(PooledDoFn):
         yield result
 
 
+class _ListFn(PooledDoFn):
+    """Runs `write_properties`."""
+
+    def __init__(self, plan: MeshPlan, execution: Execution) -> None:
+        super().__init__(execution)
+        self._plan = plan
+
+    def task(self, element: Grouped) -> Task:
+        return Task(write_properties, (self._plan, list(element[1])), "the table of labels")
+
+    def outputs(self, task: Task, result: int) -> Iterator[int]:
+        yield result
+
+
 class _FinishFn(beam.DoFn):
     def __init__(self, plan: MeshPlan) -> None:
         self._plan = plan
 
-    def process(self, started: float, counts: MeshCounts, written: Iterable[WrittenMeshes]) -> None:
-        finish_meshes(self._plan, counts, written, started)
+    def process(
+        self, started: float, counts: MeshCounts, written: Iterable[WrittenMeshes], listed: Iterable[int]
+    ) -> None:
+        finish_meshes(self._plan, MeshTotals(counts, sorted(written), sum(listed)), started)
 
 
 def _step(

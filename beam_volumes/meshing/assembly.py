@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,9 @@ _SECONDS_BETWEEN_CHECKS = 1.0
 
 _COMPRESSION_LEVEL = 9
 
+_LARGEST = 50
+"""Of each shard, for the picture of a run."""
+
 
 class WrittenMeshes(NamedTuple):
     """The meshes of one shard; or those that would be in one, as files.
@@ -39,6 +43,7 @@ class WrittenMeshes(NamedTuple):
         fragments: that came for it.
         reused: 1 where an interrupted run has written it.
         capped: labels with fragments that were too large; `over_cap` fragments still are.
+        largest: the labels with the largest meshes, and their bytes, as far as they came.
 
     """
 
@@ -47,6 +52,7 @@ class WrittenMeshes(NamedTuple):
     reused: int
     capped: int
     over_cap: int
+    largest: tuple[tuple[int, int], ...]
     seconds: float
     peak_memory_bytes: int
 
@@ -77,6 +83,7 @@ def write_meshes(plan: MeshPlan, labels: int, shard: int, parcels: Sequence[Parc
             reused,
             out.capped,
             out.over_cap,
+            out.largest(),
             time.perf_counter() - started,
             peak_memory_bytes(),
         )
@@ -108,6 +115,12 @@ class _MeshWriter:
             return None
         size = Folder(plan.claim.url).size(self._shard_name())
         return receipt if size == receipt.bytes else None
+
+    def largest(self) -> tuple[tuple[int, int], ...]:
+        """Return bytes and label of the largest objects of the shard."""
+        lengths = self.reader.pieces["length"]
+        sizes = ((int(lengths[rows.start : rows.stop].sum()), label) for label, rows in self.reader.groups())
+        return tuple(heapq.nlargest(_LARGEST, sizes))
 
     def write(self) -> Receipt:
         """Write the shard, or the files."""

@@ -25,6 +25,9 @@ from beam_volumes.voxel_counts import LabelCounter, Table, add_up
 LABEL_ROW = np.dtype([("label", "<u8"), ("voxels", "<u8")])
 """A label and its voxels: in one cell, or in the volume."""
 
+ALL_LABELS = 1
+"""The stream of pieces for the table of all labels; those of stream 0 are for cells."""
+
 LabelRows = npt.NDArray[np.void]
 
 
@@ -96,7 +99,8 @@ def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[LabelRows, MeshCoun
 def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> Made:
     """Add up the counts of a part of the labels, and tell each cell which of its labels are meshed, with their counts.
 
-    Parcels: (0, cell), also to cells none of whose labels are meshed. Memory: twice the rows of the part.
+    Parcels: (0, cell), also to cells none of whose labels are meshed; (1, 0) with all chosen labels of the part.
+    Memory: twice the rows of the part.
 
     Raises:
         DestinationError: the scratch folder cannot be written, or the destination has been taken over.
@@ -124,6 +128,10 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
             told = np.empty(len(mine), LABEL_ROW)
             told["label"], told["voxels"] = labels[mine], voxels[mine]
             work.out.add(Owner(0, cell), part, box, told.tobytes())
+        if plan.segment_properties:
+            table = np.empty(int(chosen.sum()), LABEL_ROW)
+            table["label"], table["voxels"] = labels[chosen], voxels[chosen]
+            work.out.add(Owner(ALL_LABELS, 0), part, plan.bounds, table.tobytes())
         counts = MeshCounts(
             pairs_added=len(rows),
             pairs_chosen=int(chosen[places].sum()),

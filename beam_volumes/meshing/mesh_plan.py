@@ -97,6 +97,8 @@ class MeshPlan:
         folder: of the meshes, below the volume.
         index: the files that tell which labels are in which cell; None where none are written.
         fragments: what is merged instead of voxels; None where these are meshed.
+        segment_properties: whether a table of the labels is written for viewers.
+        picture: whether some meshes are drawn.
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
         surface_bytes: of memory for the surfaces that marching cubes makes at a time.
         table_bytes: of memory for the labels of a cell.
@@ -121,6 +123,8 @@ class MeshPlan:
     folder: str
     index: IndexFiles | None
     fragments: FragmentFiles | None
+    segment_properties: bool
+    picture: bool
     fill_missing: bool
     lookahead_bytes: int
     surface_bytes: int

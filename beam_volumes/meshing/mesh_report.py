@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from beam_volumes.errors import ConservationError
@@ -12,7 +11,9 @@ from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
+from beam_volumes.meshing.mesh_picture import PICTURE, largest_meshes, write_picture
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.segment_properties import FOLDER
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.receipts import recorded_holes
@@ -22,10 +23,16 @@ from beam_volumes.storage import Folder, join
 
 @dataclass(frozen=True)
 class MeshTotals:
-    """Everything a run has done, this run and interrupted ones before it."""
+    """Everything a run has done, this run and interrupted ones before it.
+
+    Attributes:
+        listed: labels in the table for viewers.
+
+    """
 
     counts: MeshCounts
     written: list[WrittenMeshes]
+    listed: int
 
     @property
     def labels(self) -> int:
@@ -38,7 +45,7 @@ class MeshTotals:
         return sum(w.fragments for w in self.written)
 
 
-def finish_meshes(plan: MeshPlan, counts: MeshCounts, written: Iterable[WrittenMeshes], started: float) -> None:
+def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
     """Prove that nothing was lost, then commit the meshes and clean up.
 
     A second try after the report was committed cleans up, and no more.
@@ -50,14 +57,14 @@ def finish_meshes(plan: MeshPlan, counts: MeshCounts, written: Iterable[WrittenM
     """
     if not is_committed(plan.claim):
         check_claim(plan.claim)
-        totals = MeshTotals(counts, sorted(written))
         check_conservation(plan, totals)
         _check_sizes(plan, shard_sizes(plan, totals))
-        _check_fragment_files(plan, counts)
+        _check_fragment_files(plan, totals.counts)
         ended = time.time()
         done = report(plan, totals, (started, ended))
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
-        finish(_with_info(plan, counts), provenance(plan.launch, method, [plan.source.url], ended), done)
+        finish(_with_info(plan, totals.counts), provenance(plan.launch, method, [plan.source.url], ended), done)
+    write_picture(plan)
     remove_records(plan.claim)
 
 
@@ -71,6 +78,7 @@ def settle(plan: MeshPlan) -> None:
     found = Folder(plan.claim.url).read_json(plan.claim.report) or {}
     shards = {str(k): int(v) for k, v in found.get("shards", {}).items()}
     _check_sizes(plan, shards)
+    write_picture(plan)
     remove_records(plan.claim)
 
 
@@ -91,6 +99,8 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
     }
     if plan.mesh_format != "fragments":
         stages["fragments written"] = (sum(counts.fragments), totals.fragments)
+    if plan.segment_properties:
+        stages["labels listed"] = (counts.labels, totals.listed)
     wrong = [f"{name}: expected {planned}, came {done}" for name, (planned, done) in stages.items() if planned != done]
     if wrong:
         raise ConservationError(
@@ -191,6 +201,8 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
             },
         },
         **({"server": _server(counts)} if plan.server else {}),
+        "largest": largest_meshes(written),
+        "picture": PICTURE if plan.picture else None,
         "not_encoded": list(counts.failures),
         "shards": shard_sizes(plan, totals),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
@@ -210,5 +222,6 @@ def _with_info(plan: MeshPlan, counts: MeshCounts) -> Claim:
         info = fragments_info(plan.source.mip, plan.cells.cell, plan.index.grid.info if plan.index else None)
     else:
         sharding = plan.sharding(counts.labels) if plan.is_sharded else None
-        info = multiresolution_info(plan.source.mip, plan.bits, sharding)
+        properties = FOLDER if plan.segment_properties else None
+        info = multiresolution_info(plan.source.mip, plan.bits, sharding, segment_properties=properties)
     return replace(plan.claim, destination=replace(destination, info=info))
