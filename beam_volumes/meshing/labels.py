@@ -7,6 +7,8 @@ a cell, or a part of the labels of all.
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +19,7 @@ from beam_volumes.map_buffer import read_keys
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.shared_planes import SharedPlanes
 from beam_volumes.parcels import Owner, Parcel, ParcelReader
 from beam_volumes.precomputed.murmur import murmurhash3
 from beam_volumes.storage import Folder
@@ -65,35 +68,44 @@ def count_cell(plan: MeshPlan, cell: int) -> Made:
     with element(plan, f"labels-{cell}.pack") as work:
         if work.taken:
             return work.taken
-        rows, counts = _labels_of_fragments(plan, cell) if plan.fragments else _labels_of_voxels(plan, cell, work)
-        rows, box = rows[rows["label"] != 0], plan.own_voxels(cell)
-        parts = murmurhash3(rows["label"]) % np.uint64(plan.label_parts)
-        # A cell without labels is heard of, too: every cell has its element in all steps.
-        for part in np.unique(parts).tolist() or [0]:
-            work.out.add(Owner(0, part), cell, box, rows[parts == part].tobytes())
-        return work.made(replace(counts, counted=1, empty=int(not len(rows)), pairs=len(rows)))
+        heard, counts = _labels_of_fragments(plan, cell) if plan.fragments else _labels_of_voxels(plan, cell, work)
+        box = plan.own_voxels(cell)
+        for there, rows in heard.items():
+            parts = murmurhash3(rows["label"]) % np.uint64(plan.label_parts)
+            # A cell without labels is heard of, too: every cell has its element in all steps.
+            for part in np.unique(parts).tolist() or [0] * (there == cell):
+                work.out.add(Owner(0, part), there, box, rows[parts == part].tobytes())
+        pairs = sum(len(rows) for rows in heard.values())
+        return work.made(replace(counts, counted=1, empty=int(not len(heard[cell])), pairs=pairs))
 
 
-def _labels_of_voxels(plan: MeshPlan, cell: int, work: Work) -> tuple[LabelRows, MeshCounts]:
+def _labels_of_voxels(plan: MeshPlan, cell: int, work: Work) -> tuple[dict[int, LabelRows], MeshCounts]:
+    """Return the labels of a cell and their voxels; and for the next cells those in common planes, of no voxels."""
     full = list[Table]()
     counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
-    reading = CellReading(plan, cell, work)
+    reading, shared = CellReading(plan, cell, work), SharedPlanes(plan, cell)
     for block, values in reading.blocks(plan.own_voxels(cell)):
         counter.add(values, block.start)
+        shared.add(block, values)
         work.clock.lap("count")
     table = add_up([*full, counter.take()])
-    rows = np.empty(len(table), LABEL_ROW)
-    rows["label"], rows["voxels"] = table["label"], table["voxels"]
+    rows = {cell: _rows(table["label"], table["voxels"])}
+    rows |= {there: _rows(labels, np.zeros(len(labels), np.uint64)) for there, labels in shared.labels()}
     return rows, reading.counted(MeshCounts())
 
 
-def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[LabelRows, MeshCounts]:
+def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[dict[int, LabelRows], MeshCounts]:
     """Return the labels that have a fragment in a cell; of how many voxels nobody knows."""
     assert plan.fragments is not None, "fragments are merged"
     keys = read_keys(Folder(plan.fragments.url), plan.fragments.name(cell))
-    rows = np.zeros(len(keys), LABEL_ROW)
-    rows["label"] = keys
-    return rows, MeshCounts()
+    return {cell: _rows(keys, np.zeros(len(keys), np.uint64))}, MeshCounts()
+
+
+def _rows(labels: npt.NDArray[np.uint64], voxels: npt.NDArray[np.uint64]) -> LabelRows:
+    """Return rows of labels, without background."""
+    rows = np.empty(len(labels), LABEL_ROW)
+    rows["label"], rows["voxels"] = labels, voxels
+    return rows[rows["label"] != 0]
 
 
 def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> Made:
@@ -111,30 +123,27 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
             return work.taken
         with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
             cells = reader.pieces["chunk"].tolist()
-            boxes, tables = [], list[LabelRows]()
-            for box, data in reader.tiles():
-                boxes.append(box)
-                tables.append(np.frombuffer(data, LABEL_ROW))
+            tables = [np.frombuffer(data, LABEL_ROW) for _, data in reader.tiles()]
         rows = np.concatenate(tables)
         labels, places = np.unique(rows["label"], return_inverse=True)
         voxels = np.zeros(len(labels), np.uint64)
         np.add.at(voxels, places, rows["voxels"])
         listed = choice.listed(labels)
         chosen = listed & (voxels >= np.uint64(choice.dust_threshold))
-        ends = np.cumsum([len(table) for table in tables])
-        for cell, box, table, end in zip(cells, boxes, tables, ends.tolist(), strict=True):
-            mine = places[end - len(table) : end]
-            mine = mine[chosen[mine]]
-            told = np.empty(len(mine), LABEL_ROW)
-            told["label"], told["voxels"] = labels[mine], voxels[mine]
-            work.out.add(Owner(0, cell), part, box, told.tobytes())
+        pairs, first = 0, 0
+        # Pieces come by cell: its own, and what others tell of the planes that they have in common with it.
+        for cell, group in itertools.groupby(zip(cells, tables, strict=True), operator.itemgetter(0)):
+            last = first + sum(len(table) for _, table in group)
+            mine = np.unique(places[first:last])
+            told = _rows(labels[mine[chosen[mine]]], voxels[mine[chosen[mine]]])
+            work.out.add(Owner(0, cell), part, plan.own_voxels(cell), told.tobytes())
+            pairs, first = pairs + len(told), last
         if plan.segment_properties:
-            table = np.empty(int(chosen.sum()), LABEL_ROW)
-            table["label"], table["voxels"] = labels[chosen], voxels[chosen]
+            table = _rows(labels[chosen], voxels[chosen])
             work.out.add(Owner(ALL_LABELS, 0), part, plan.bounds, table.tobytes())
         counts = MeshCounts(
             pairs_added=len(rows),
-            pairs_chosen=int(chosen[places].sum()),
+            pairs_chosen=pairs,
             labels=int(chosen.sum()),
             dust=int((listed & ~chosen).sum()),
             excluded=int((~listed).sum()),
