@@ -1,4 +1,4 @@
-"""The picture of a local run: its largest meshes, read back as a viewer reads them, at the coarsest level of detail."""
+"""The picture of a local run: its largest meshes, read back as a viewer reads them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ PICTURE = "meshes.png"
 _MESHES = 60
 _MOST_BYTES = 2**27
 """Of the files of what is drawn: larger meshes are passed over."""
+
+_MOST_FINE_BYTES = 2**23
+"""With more than that, the coarsest level of detail is drawn, else the finest."""
 
 
 def largest_meshes(written: Iterable[WrittenMeshes]) -> list[Json]:
@@ -51,16 +54,18 @@ def write_picture(plan: MeshPlan) -> None:
     x0, y0, z0 = (scale * plan.bounds.start).tolist()
     x1, y1, z1 = (scale * plan.bounds.stop).tolist()
     title = f"{plan.claim.url}: the {len(labels)} largest of {report['stages']['labels']['meshed']:,} objects"
-    picture = render_meshes(_read(plan, labels), box_nm=((x0, y0, z0), (x1, y1, z1)), title=title)
+    lod = 0 if _MOST_BYTES - left <= _MOST_FINE_BYTES else plan.num_lods - 1
+    picture = render_meshes(_read(plan, labels, lod), box_nm=((x0, y0, z0), (x1, y1, z1)), title=title)
     folder.write(name, picture, content_type="image/png")
 
 
-def _read(plan: MeshPlan, labels: list[int]) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.uint32]]]:
+def _read(
+    plan: MeshPlan, labels: list[int], lod: int
+) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.uint32]]]:
     from cloudvolume import CloudVolume
 
     volume = CloudVolume(plan.claim.url, mesh_dir=plan.folder, use_https=False, progress=False)
     for label in labels:
-        lod = {"lod": plan.num_lods - 1} if plan.mesh_format == "multires" else {}
-        mesh = volume.mesh.get(label, **lod)
+        mesh = volume.mesh.get(label, **({"lod": lod} if plan.mesh_format == "multires" else {}))
         mesh = mesh[label] if isinstance(mesh, dict) else mesh
         yield label, np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)
