@@ -7,11 +7,12 @@ INDEX = IndexGrid.of_shape(Box((0, 0, 0), (512, 512, 512)), (64, 64, 64), (16, 1
 
 
 def test_of_fragments() -> None:
-    # As Igneous writes it, in this order.
+    # As Igneous writes it, in this order, but for the overlap.
     assert list(fragments_info(0, (64, 64, 64), INDEX).items()) == [
         ("@type", "neuroglancer_legacy_mesh"),
         ("mip", 0),
         ("chunk_size", [64, 64, 64]),
+        ("overlap", {"low": 1, "high": 0}),
         ("spatial_index", {"resolution": [16, 16, 40], "chunk_size": [1024, 1024, 2560]}),
     ]
     assert "spatial_index" not in fragments_info(2, (64, 64, 64))

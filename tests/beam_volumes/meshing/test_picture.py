@@ -43,8 +43,7 @@ def rendered(meshes: Iterable[LabelMesh], box_nm: BoxNm | None = CUBE, size: tup
 
 def drawn(mesh: LabelMesh) -> npt.NDArray[np.bool_]:
     """Return which pixels a mesh alone has changed."""
-    changed: npt.NDArray[np.bool_] = (rendered([mesh]) != rendered([])).any(axis=-1)
-    return changed
+    return np.any(rendered([mesh]) != rendered([]), axis=-1)
 
 
 def middle(mesh: LabelMesh) -> npt.NDArray[np.float64]:
@@ -90,9 +89,8 @@ def test_the_scale_bar_tells_the_length() -> None:
     size = (800, 600)
     picture = rendered([sphere(1, (500, 500, 500), 400)], size=size)
     empty = rendered([], size=size)
-    width = np.flatnonzero((picture != empty).any(axis=(0, 2)))
-    dark = (empty[540:, 400:] < 60).all(axis=-1)
-    bar = max(int(row.sum()) for row in dark)
+    width = np.flatnonzero(np.any(picture != empty, axis=(0, 2)))
+    bar = np.all(empty[540:, 400:] < 60, axis=-1).sum(axis=1).max()
     # 800 nm are so many pixels; the bar is the longest round length up to a fifth of the picture.
     pixels_per_nm = len(width) / 800
     assert bar / pixels_per_nm == pytest.approx(scale_bar(0.2 * 800 / pixels_per_nm)[0], rel=0.03)
