@@ -51,11 +51,6 @@ class Config(Options):
     plan: bool = option("Print what would be done, and write nothing.", False, identity=False)
     processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False, least=0)
 
-    def __post_init__(self) -> None:
-        """Refuse a database that nobody can mean, and a password in its place."""
-        super().__post_init__()
-        parse_database_url(self.db)
-
 
 def plan(config: Config, setting: Setting) -> Job:
     """Look at the index files and the database, and plan the load; writes nothing.
@@ -64,8 +59,9 @@ def plan(config: Config, setting: Setting) -> Job:
         VolumeError: an option does not fit the layer or the database.
 
     """
+    database = parse_database_url(config.db)
     setting.check_reachable([("layer", config.layer)], None)
-    url, database = writable("layer", config.layer), parse_database_url(config.db)
+    url = writable("layer", config.layer)
     if not setting.local:
         _check_for_workers(database)
     mesh_dir = config.mesh_dir.strip("/")

@@ -227,7 +227,7 @@ class _OnceFlag(flags.Flag[Any]):
         before = (self.value,) if self.present else None
         super().parse(argument)
         if before and before != (self.value,):
-            came = f"{self._option.text_of(before[0])!r} and {argument!r}"
+            came = f"{_shown(self._option.text_of(before[0]))} and {_shown(argument)}"
             raise OptionError(f"--{self.name}: expected one value, came {came}")
 
 
@@ -246,7 +246,7 @@ def _check_left_over(rest: Sequence[str], declared: Sequence[Option]) -> None:
         return
     first = next((argument for argument in unknown if argument.startswith("-")), None)
     if first is None:
-        raise OptionError(f"expected options written as --name=value, came {unknown[0]!r}")
+        raise OptionError(f"expected options written as --name=value, came {_shown(unknown[0])}")
     name = first.split("=", 1)[0]
     known = [f"--{option.name}" for option in declared]
     known += [f"--no{option.name}" for option in declared if option.type.is_bool]
@@ -255,6 +255,11 @@ def _check_left_over(rest: Sequence[str], declared: Sequence[Option]) -> None:
     near += [other for other in get_close_matches(name, known, cutoff=0.7) if other not in near]
     hint = f"did you mean {' or '.join(near[:3])}?" if near else "--help lists the options"
     raise OptionError(f"{name}: neither this pipeline nor Apache Beam has this option; {hint}")
+
+
+def _shown(text: str) -> str:
+    """Return a text as it came, unless it may be a URL with a password."""
+    return "(not shown: it may hold a password)" if "://" in text and "@" in text else repr(text)
 
 
 def _module_name(config_class: type[Any]) -> str:

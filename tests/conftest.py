@@ -1,10 +1,13 @@
 """What all tests stand on."""
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+
+from beam_volumes.testing.mariadb_server import MariaDbServer, ServerMissingError, running_server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -20,3 +23,24 @@ def all_is_closed() -> Iterator[None]:
     """What a module has left open is told of there, not whenever the collector happens to run."""
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDbServer]:
+    """A MariaDB server that offers TLS; a test takes a database of its own."""
+    yield from _mariadb(tls=True)
+
+
+@pytest.fixture(scope="session")
+def mariadb_without_tls() -> Iterator[MariaDbServer]:
+    yield from _mariadb(tls=False)
+
+
+def _mariadb(*, tls: bool) -> Iterator[MariaDbServer]:
+    try:
+        with running_server("--innodb-flush-log-at-trx-commit=0", tls=tls) as server:
+            yield server
+    except ServerMissingError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
