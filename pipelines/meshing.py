@@ -30,7 +30,9 @@ from pipelines.shared_options import Asking, Options, Reading
 class Choosing(Options):
     """Which labels are meshed, and how exactly."""
 
-    labels: str | None = option("Labels to mesh, such as 17,42, or a file of them; by default all.", None)
+    labels: str | None = option(
+        "Labels to mesh, such as 17,42, or a file of them; by default all. (Those of a Dataflow job are --label.)", None
+    )
     exclude: str | None = option("Labels not to mesh, or a file of them.", None)
     max_error: float | None = option(
         "How far the finest level may be off, nm, and each coarser one twice as far, which ends simplification; by "
@@ -127,6 +129,7 @@ class Kind(NamedTuple):
         mesh_format: see `MeshPlan`.
         spatial_index: what is written of it; None for nothing.
         fragments: what it merges; None for voxels.
+        fragments_version: see `FragmentSource`.
         storing: how multi-resolution meshes are stored.
 
     """
@@ -136,6 +139,7 @@ class Kind(NamedTuple):
     storing: Storing
     spatial_index: IndexFiles | None = None
     fragments: FragmentFiles | None = None
+    fragments_version: str = ""
 
 
 def plan_meshes(
@@ -152,7 +156,8 @@ def plan_meshes(
         **identity(config),
         "source_version": export_planning.source_version(layer.source),
         "labels_listed": planning.choice_identity(choice),
-        "cell": cells.cells.cell,
+        "cell": list(cells.cells.cell),
+        **({"fragments_version": kind.fragments_version} if kind.fragments else {}),
     }
     scratch = config.scratch and writable("scratch", config.scratch)
     destination = MeshFolder(layer.url, config.mesh_dir, kind.task)
@@ -173,7 +178,7 @@ def plan_meshes(
         simplification=Simplification(
             getattr(config, "simplification_factor", 1.0),
             storing.lod_factor,
-            config.max_error or max(layer.source.resolution_nm),
+            max(layer.source.resolution_nm) if config.max_error is None else config.max_error,
         ),
         fill_holes=getattr(config, "fill_holes", False),
         max_fragment_bytes=storing.max_fragment_bytes,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -46,6 +47,7 @@ def run_snippet(text: str, folder: Path, what: str = "") -> str:
     """Run the Python of the README that has `text` in it; return what is printed of its last line."""
     (snippet,) = (b for b in blocks(README, "python") if text in b)
     *lines, last = snippet.strip().splitlines()
+    last = last.partition("  #")[0]
     code = "\n".join([*lines, f"print(({last}){what})"])
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -54,7 +56,7 @@ def run_snippet(text: str, folder: Path, what: str = "") -> str:
 def test_the_first_export_of_the_readme_works_and_can_be_opened(tmp_path: Path) -> None:
     shown = run_block(block_with("--src='made://neurons"), tmp_path)
     assert f"file://{tmp_path}/out/neurons is complete" in shown
-    assert run_snippet("CloudVolume(", tmp_path, ".shape") == "(100, 100, 1, 1)"
+    assert run_snippet("[100:200, 100:200", tmp_path, ".shape") == "(100, 100, 1, 1)"
 
 
 def test_the_counts_and_mips_of_the_readme_are_made(tmp_path: Path) -> None:
@@ -71,6 +73,21 @@ def test_the_counts_and_mips_of_the_readme_are_made(tmp_path: Path) -> None:
     shown = run_block(block_with("pipelines.downsample"), tmp_path)
     assert f"file://{tmp_path}/out/neurons is complete" in shown
     assert CloudVolume(f"file://{tmp_path}/out/neurons", mip=3, progress=False)[:].shape == (64, 64, 128, 1)
+
+
+def test_the_meshes_of_the_readme_are_made_in_one_run_and_in_stages(tmp_path: Path) -> None:
+    run_block(block_with("--src='made://neurons"), tmp_path)
+    assert f"file://{tmp_path}/out/neurons is complete" in run_block(block_with("pipelines.mesh --layer"), tmp_path)
+    folder = tmp_path / "out/neurons"
+    assert json.loads((folder / "info").read_text())["mesh"] == "mesh"
+    assert {path.name for path in (folder / "mesh").iterdir()} >= {"info", "report.json", "meshes.png"}
+    assert run_snippet(".mesh.get(", tmp_path, ".shape[1]") == "3"
+    run_block(block_with("pipelines.forge_mesh --layer"), tmp_path)
+    assert (tmp_path / "out/index.db").stat().st_size > 1000
+    shards = sorted(path.name for path in (folder / "mesh").glob("*.shard"))
+    assert shards
+    for name in shards:
+        assert (folder / "merged" / name).read_bytes() == (folder / "mesh" / name).read_bytes()
 
 
 def test_the_server_of_the_readme_serves_an_export(tmp_path: Path) -> None:

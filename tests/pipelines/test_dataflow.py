@@ -9,7 +9,7 @@ import pytest
 from beam_volumes.destinations import Destination
 from beam_volumes.precomputed.info import Json
 from beam_volumes.runs import Claim
-from pipelines import downsample, export
+from pipelines import downsample, export, mesh
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
 from pipelines.running import Setting
@@ -42,7 +42,7 @@ def empty_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     def find(destination: Destination, identity: Json, *, scratch: str | None, **_: bool) -> Claim:
         return Claim.of(destination, identity, "new", scratch)
 
-    for pipeline in ("export", "downsample"):
+    for pipeline in ("export", "downsample", "meshing"):
         monkeypatch.setattr(f"pipelines.{pipeline}.inspect_destination", find)
 
 
@@ -111,4 +111,15 @@ def test_a_downsampling_builds_for_dataflow(tmp_path: Path, monkeypatch: pytest.
     options = ["--num_mips=4", "--memory_target=500000", "--encoding=raw"]
     steps = steps_of(built(downsample, f"--layer={url}", *options))
     assert steps > {"List regions", "Render regions", *levels(2), "Write shards", "Finish"}
+    assert not (tmp_path / "layer/.beam_volumes").exists()
+
+
+def test_a_meshing_run_builds_for_dataflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layer stands on this machine in truth."""
+    url = f"file://{tmp_path}/layer"
+    write_source(url, np.ones((100, 100, 40, 1), np.uint32), layer_type="segmentation", chunk_size=(16, 16, 16))
+    monkeypatch.setattr("pipelines.running.check_for_workers", lambda *_: None)
+    proto = built(mesh, f"--layer={url}", "--num_lods=4", "--cell_size=16,16,16", "--segment_properties")
+    joined = {f"{what}, level {level}" for what in ("Group by cell", "Join cells") for level in (1, 2, 3)}
+    assert steps_of(proto) > {"Choose labels", "Forge cells", "Write meshes", "Finish"} | joined
     assert not (tmp_path / "layer/.beam_volumes").exists()
