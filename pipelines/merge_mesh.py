@@ -38,6 +38,14 @@ class Config(Choosing, Storing, Running):
         placeholder="URL",
     )
 
+    fill_holes: bool = option("Drop the walls of cavities that reach over several boxes.", False)
+    fill_missing: bool = option(
+        "Take a box whose file of fragments is missing for empty, even if the spatial index does not say so; the "
+        "report lists them.",
+        False,
+        identity=False,
+    )
+
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the layer is."""
         super().__post_init__()
@@ -64,8 +72,8 @@ def plan(config: Config, setting: Setting) -> Job:
     files, cells = found.cells_of(source)
     if config.spatial_index_db is not None:
         files = found.only_of(files, config.spatial_index_db, planning.labels_of("labels", config.labels or ""))
-    layer = Layer(Asked(None, None, [], setting.workers), source, url, source.box)
-    kind = Kind("merge_mesh", "multires", config, fragments=files)
+    layer = Layer(Asked(None, None, [], setting.workers), source, url, files.tasks.bounds)
+    kind = Kind("merge_mesh", "multires", config, fragments=files, fragments_version=found.version)
     meshes, choice = plan_meshes(config, setting, layer, cells, kind)
     return Job(
         claim=meshes.claim,

@@ -11,6 +11,7 @@ from beam_volumes import map_buffer
 from beam_volumes.errors import VolumeError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.meshing.elements import Work
+from beam_volumes.meshing.forging import Forged
 from beam_volumes.meshing.legacy import encode_mesh, fragment_name, frags_name, write_fragment
 from beam_volumes.meshing.mesh import UNITS, Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
@@ -116,10 +117,8 @@ class CellFiles:
 
     def add(self, label: int, mesh: Mesh) -> None:
         """Take the surface of a label."""
-        plan, scale = self._plan, np.array(self._plan.source.resolution_nm) / UNITS
+        plan = self._plan
         self._faces += len(mesh.faces)
-        self._labels.append(label)
-        self._boxes.append([*mesh.vertices.min(axis=0) * scale, *mesh.vertices.max(axis=0) * scale])
         if plan.mesh_format == "fragments":
             self._packed[label] = map_buffer.pack_value(
                 encode_mesh(mesh, plan.source.resolution_nm), _COMPRESSION, _LEVEL
@@ -131,6 +130,15 @@ class CellFiles:
             self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, place, b"")
         self._sent += 1
         self._work.clock.lap("encode")
+
+    def tell_reach(self, surface: Forged) -> None:
+        """Tell the spatial index of a surface; simplification may have moved vertices out, too."""
+        if self._plan.index is None or surface.reach is None:
+            return
+        points = np.concatenate([surface.reach, surface.mesh.vertices])
+        scale = np.array(self._plan.source.resolution_nm) / UNITS
+        self._labels.append(surface.label)
+        self._boxes.append([*points.min(axis=0) * scale, *points.max(axis=0) * scale])
 
     def finish(self, counts: MeshCounts) -> MeshCounts:
         """Write what is one file for the whole cell, and return `counts` with what was written."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, replace
 
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Box, Grid, Vec
-from beam_volumes.meshing.mesh_info import LOW, OVERLAP
+from beam_volumes.meshing.mesh_info import BOUNDS, LOW, OVERLAP
 from beam_volumes.meshing.mesh_plan import FragmentFiles
 from beam_volumes.meshing.mesh_planning import CellSizes
 from beam_volumes.precomputed.info import Json
@@ -46,7 +48,7 @@ class FragmentSource:
             CorruptDataError: the `info` tells no boxes.
 
         """
-        shape, bounds = self._task_shape(source), source.box
+        shape, bounds = self._task_shape(source), self._bounds(source)
         tasks = Grid(bounds, shape, bounds.start)
         low = int((self.info.get(OVERLAP) or {}).get(LOW, 0))
         x, y, z = (n - low for n in bounds.start)
@@ -58,7 +60,8 @@ class FragmentSource:
                 f"volume of {bounds.shape}: forge the fragments again"
             )
         block = Lattice(source.chunk, source.chunk_origin)
-        return FragmentFiles(join(self.url, self.folder), tasks, None), CellSizes(cells, block)
+        index = find_index_files(self.url, self.folder) if self.info.get("spatial_index") else None
+        return FragmentFiles(join(self.url, self.folder), tasks, index, None), CellSizes(cells, block)
 
     def only_of(self, files: FragmentFiles, database: str, labels: list[int]) -> FragmentFiles:
         """Return those of `files` that hold one of `labels`, as a database of the spatial index tells.
@@ -76,6 +79,28 @@ class FragmentSource:
             )
         wanted = {index.grid.task_of(name) for names in found.values() for name in names}
         return replace(files, wanted=tuple(sorted(wanted)))
+
+    @property
+    def version(self) -> str:
+        """A hash that changes when the fragments are forged anew; of other tools', when their `info` does."""
+        report = Folder(self.url).read_json(f"{self.folder}/report.json") or {}
+        content = json.dumps([self.info, report.get("key")], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def _bounds(self, source: Source) -> Box:
+        """Return the voxels that were meshed."""
+        if BOUNDS not in self.info:
+            return source.box
+        try:
+            bounds = Box.of_lists(self.info[BOUNDS])
+        except (TypeError, ValueError):
+            bounds = Box((0, 0, 0), (0, 0, 0))
+        if not bounds.voxels or not source.box.contains(bounds):
+            raise CorruptDataError(
+                f"{self.url}/{self.folder}/info: expected bounds within the volume, {source.box}, came "
+                f"{self.info[BOUNDS]}: forge the fragments again"
+            )
+        return bounds
 
     def _task_shape(self, source: Source) -> Vec:
         """Return the shape of a task's box in voxels, from the spatial index, which all tools keep, or beside it."""

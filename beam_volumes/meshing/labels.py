@@ -15,14 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from beam_volumes.map_buffer import read_keys
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
+from beam_volumes.meshing.fragment_labels import labels_of_fragments
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.shared_planes import SharedPlanes
 from beam_volumes.parcels import Owner, Parcel, ParcelReader
 from beam_volumes.precomputed.murmur import murmurhash3
-from beam_volumes.storage import Folder
+from beam_volumes.receipts import record_holes
 from beam_volumes.voxel_counts import LabelCounter, Table, add_up
 
 LABEL_ROW = np.dtype([("label", "<u8"), ("voxels", "<u8")])
@@ -97,7 +97,10 @@ def _labels_of_voxels(plan: MeshPlan, cell: int, work: Work) -> tuple[dict[int, 
 def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[dict[int, LabelRows], MeshCounts]:
     """Return the labels that have a fragment in a cell; of how many voxels nobody knows."""
     assert plan.fragments is not None, "fragments are merged"
-    keys = read_keys(Folder(plan.fragments.url), plan.fragments.name(cell))
+    keys = labels_of_fragments(plan.fragments, cell, fill_missing=plan.fill_missing)
+    if keys is None:
+        record_holes(plan.claim, cell, [plan.fragments.box(cell)])
+        keys = np.empty(0, np.uint64)
     return {cell: _rows(keys, np.zeros(len(keys), np.uint64))}, MeshCounts()
 
 

@@ -53,6 +53,8 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
         for surface in _surfaces(plan, cell, chosen, reading, work):
             counts = _counting(counts, surface.fell_back, surface.crowded, surface.raw_faces)
             out.add(surface.label, surface.mesh)
+            if isinstance(out, CellFiles):
+                out.tell_reach(surface)
         return work.made(out.finish(reading.counted(counts)))
 
 

@@ -6,24 +6,28 @@ Format: https://github.com/google/neuroglancer/blob/master/src/datasource/precom
 
 from __future__ import annotations
 
-from beam_volumes.geometry import Vec
+from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.info import Json
 from beam_volumes.precomputed.sharding import ShardingSpec
 
 OVERLAP, LOW, HIGH = "overlap", "low", "high"
 """How many voxels below and above a task's box its surfaces reach; of other tools it is one above, and not told."""
 
+BOUNDS = "bounds"
+"""The voxels of which there are fragments, start and stop; only where they are not all of the volume."""
+
 _IDENTITY = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
 """Stored coordinates to nm; 3 rows of 4, row by row."""
 
 
-def fragments_info(mip: int, task_shape: Vec, spatial_index: Json | None = None) -> Json:
+def fragments_info(mip: int, task_shape: Vec, spatial_index: Json | None = None, bounds: Box | None = None) -> Json:
     """Return the `info` of a folder of fragments, which are legacy meshes once they have manifests.
 
     Args:
         mip: that was meshed.
         task_shape: voxels of that mip, XYZ, without the overlap.
         spatial_index: what tells of its files (`beam_volumes.spatial_index`); None where there is none.
+        bounds: the voxels that were meshed; None for all of the volume.
 
     """
     return {
@@ -31,6 +35,7 @@ def fragments_info(mip: int, task_shape: Vec, spatial_index: Json | None = None)
         "mip": mip,
         "chunk_size": list(task_shape),
         OVERLAP: {LOW: 1, HIGH: 0},
+        **({} if bounds is None else {BOUNDS: [list(bounds.start), list(bounds.stop)]}),
         **_index(spatial_index),
     }
 

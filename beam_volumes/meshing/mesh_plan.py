@@ -65,17 +65,23 @@ class FragmentFiles:
     Attributes:
         url: their folder.
         tasks: the boxes that they are named by, voxels; one for each cell, in the same order.
+        index: the files that tell which labels are in which box; None where there are none.
         wanted: the cells that are read, sorted; None for all.
 
     """
 
     url: str
     tasks: Grid
+    index: IndexFiles | None
     wanted: tuple[int, ...] | None
+
+    def box(self, cell: int) -> Box:
+        """Return the box that the file of a cell is named by."""
+        return self.tasks.box(self.tasks.position(cell))
 
     def name(self, cell: int) -> str:
         """Return the file of a cell."""
-        return frags_name(self.tasks.box(self.tasks.position(cell)))
+        return frags_name(self.box(cell))
 
 
 @dataclass(frozen=True)

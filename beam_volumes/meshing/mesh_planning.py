@@ -81,9 +81,21 @@ def plan_cells(
     counts = [math.ceil(n / w) for n, w in zip(bounds.shape, wanted, strict=True)]
     ends = [b - o for b, o in zip(cubes.stop, origin, strict=True)]
     cell = _vec(min(max(-(-end // count), 1), w + 1) for end, count, w in zip(ends, counts, wanted, strict=True))
+    if close_borders:
+        cell = _vec(_without_rest(n, length) for n, length in zip(bounds.shape, cell, strict=True))
     stored = Lattice(source.chunk, source.chunk_origin)
     grown = stored.grown(bounds, lambda shape: math.prod(shape) <= _MOST_BLOCK_VOXELS)
     return CellSizes(Grid(cubes, cell, origin), stored if is_read_by_chunk(source) else grown)
+
+
+def _without_rest(voxels: int, length: int) -> int:
+    """Return the length of cells, or a little more where they would fill all voxels: a closed border is one voxel more.
+
+    It would have a cell of its own, and there would be no box of voxels for its fragments to be named by.
+    """
+    while voxels % length == 0:
+        length += 1
+    return length
 
 
 def cell_bytes(source: Source, cell: Vec) -> int:

@@ -59,7 +59,7 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
         check_claim(plan.claim)
         check_conservation(plan, totals)
         _check_sizes(plan, shard_sizes(plan, totals))
-        _check_fragment_files(plan, totals.counts)
+        _check_fragment_files(plan, totals.counts.file_bytes)
         ended = time.time()
         done = report(plan, totals, (started, ended))
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
@@ -78,6 +78,7 @@ def settle(plan: MeshPlan) -> None:
     found = Folder(plan.claim.url).read_json(plan.claim.report) or {}
     shards = {str(k): int(v) for k, v in found.get("shards", {}).items()}
     _check_sizes(plan, shards)
+    _check_fragment_files(plan, int(found.get("files", {}).get("bytes", 0)))
     write_picture(plan)
     remove_records(plan.claim)
 
@@ -117,17 +118,17 @@ def shard_sizes(plan: MeshPlan, totals: MeshTotals) -> dict[str, int]:
     return {spec.shard_name(w.receipt.shard): w.receipt.bytes for w in totals.written}
 
 
-def _check_fragment_files(plan: MeshPlan, counts: MeshCounts) -> None:
-    """Make sure that there is a file of fragments for each cell, and nothing is missing of them."""
+def _check_fragment_files(plan: MeshPlan, size: int) -> None:
+    """Make sure that there is a file of fragments for each cell; all of them have `size` bytes together."""
     if plan.mesh_format != "fragments":
         return
     entries = Folder(join(plan.claim.url, plan.folder)).entries()
     found = {entry.name: entry.bytes for entry in entries if entry.name.endswith(".frags")}
     expected = {frags_name(plan.own_voxels(cell)) for cell in range(len(plan.cells))}
-    if found.keys() != expected or sum(found.values()) != counts.file_bytes:
+    if found.keys() != expected or sum(found.values()) != size:
         wrong = sorted(found.keys() ^ expected)
         raise ConservationError(
-            f"{plan.claim.url}/{plan.folder}: expected {len(expected)} files of fragments of {counts.file_bytes:,} "
+            f"{plan.claim.url}/{plan.folder}: expected {len(expected)} files of fragments of {size:,} "
             f"bytes, came {len(found)} of {sum(found.values()):,}; missing, or not this run's: "
             f"{', '.join(wrong[:5]) or 'none'}: give the command again with --overwrite"
         )
@@ -205,6 +206,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "picture": PICTURE if plan.picture else None,
         "not_encoded": list(counts.failures),
         "shards": shard_sizes(plan, totals),
+        **({} if plan.mesh_format == "multires" else {"files": {"written": counts.files, "bytes": counts.file_bytes}}),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
         "holes": [str(box) for box in recorded_holes(plan.claim)],
     }
@@ -219,7 +221,9 @@ def _with_info(plan: MeshPlan, counts: MeshCounts) -> Claim:
     destination = plan.claim.destination
     assert isinstance(destination, MeshFolder), "meshes go to a folder of meshes"
     if plan.mesh_format != "multires":
-        info = fragments_info(plan.source.mip, plan.cells.cell, plan.index.grid.info if plan.index else None)
+        index = plan.index.grid.info if plan.index else None
+        bounds = None if plan.bounds == plan.source.box else plan.bounds
+        info = fragments_info(plan.source.mip, plan.cells.cell, index, bounds)
     else:
         sharding = plan.sharding(counts.labels) if plan.is_sharded else None
         properties = FOLDER if plan.segment_properties else None
