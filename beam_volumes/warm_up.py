@@ -12,7 +12,13 @@ import numpy as np
 
 from beam_volumes.codecs import decode_chunk, encode_chunk
 from beam_volumes.downsampling import Downsampler
+from beam_volumes.meshing.label_kernels import number_voxels
 from beam_volumes.meshing.marching_cubes import count_surfaces, extract_surfaces
+from beam_volumes.meshing.mesh import UNITS, Mesh
+from beam_volumes.meshing.mesh_grid import MeshGrid
+from beam_volumes.meshing.multires import encode_fragment
+from beam_volumes.meshing.simplification import simplify
+from beam_volumes.meshing.topology import weld, without_cavities
 from beam_volumes.voxel_counts import LabelCounter
 
 _LABELS = ("uint8", "uint16", "uint32", "uint64")
@@ -40,8 +46,25 @@ def warm_up() -> None:
     for data_type in ("uint32", "uint64"):
         encoded = encode_chunk(np.zeros((8, 8, 8, 1), data_type), "compressed_segmentation")
         decode_chunk(encoded, "compressed_segmentation", (8, 8, 8, 1), data_type)
-    voxels = np.eye(2, dtype=np.uint32).repeat(2).reshape((2, 2, 2), order="F")
-    extract_surfaces(voxels, count_surfaces(voxels, 1), 1, 1)
+    _warm_up_meshing()
+
+
+def _warm_up_meshing() -> None:
+    """Mesh a sphere in two halves."""
+    x, y, z = np.indices((16, 16, 16)) - 8
+    ball = x * x + y * y + z * z < 40
+    halves = list[Mesh]()
+    for start, stop in ((0, 9), (8, 16)):
+        voxels = np.asfortranarray(ball[start:stop].astype(np.uint32))
+        for data_type in _LABELS:
+            number_voxels(voxels.astype(data_type).ravel("F"), np.ones(1, np.uint64), np.zeros(voxels.size, np.uint32))
+        found = extract_surfaces(voxels, count_surfaces(voxels, 1), 1, 1)
+        vertices = found.vertices.astype(np.int32) + np.array([2 * start, 0, 0], np.int32)
+        halves.append(simplify(Mesh(vertices * np.int32(UNITS // 2), found.faces), (1.0, 1.0, 1.0), 300, None).mesh)
+    whole = without_cavities(weld(halves, [(0, 8 * UNITS)]))
+    grid = MeshGrid.of_voxels((0, 0, 0), (8, 8, 8), (1.0, 1.0, 1.0), 16)
+    for lod, mesh in ((0, halves[0]), (1, whole)):
+        encode_fragment(mesh, grid, lod, (0, 0, 0))
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ def test_the_meshes_of_the_readme_are_made_in_one_run_and_in_stages(tmp_path: Pa
     assert run_snippet(".mesh.get(", tmp_path, ".shape[1]") == "3"
     run_block(block_with("pipelines.forge_mesh --layer"), tmp_path)
     assert (tmp_path / "out/index.db").stat().st_size > 1000
+    # How many labels are found, each in one file or more.
+    assert int(run_snippet("SpatialIndex(", tmp_path, ".keys().__len__()")) > 10
     shards = sorted(path.name for path in (folder / "mesh").glob("*.shard"))
     assert shards
     for name in shards:
