@@ -23,6 +23,9 @@ from beam_volumes.meshing.topology import count_edges, weld, without_cavities
 from beam_volumes.parcels import Parcel, ParcelReader
 from beam_volumes.storage import Folder
 
+_BYTES_PER_FACE = 2
+"""In a fragment: 1.3 of a large one, more of a small one."""
+
 
 def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]) -> Made:
     """Make the surfaces of a cell, or take up what an interrupted run has made of it.
@@ -94,6 +97,8 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 # The outer border stays as it is, and so do the triangles on it.
                 border = count_edges(joined.faces, len(joined.vertices)).open
                 target = border + round(max(len(joined.faces) - border, 0) / how.lod_factor)
+                # A fragment under its cap is also a piece that the level above can hold eight of.
+                target = max(border, min(target, plan.max_fragment_bytes // _BYTES_PER_FACE))
                 done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level))
                 work.clock.lap("simplify")
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
