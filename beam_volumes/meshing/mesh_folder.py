@@ -53,7 +53,8 @@ class MeshFolder:
         if inside([self.folder]) != [self.folder]:
             raise OptionError(f"--{self.option}: expected the name of a folder in {self.url}, came {self.folder!r}")
         keys = [str(scale.get("key")) for scale in scales]
-        taken = [key for key in [*keys, str(info.get("skeletons", ""))] if key and _overlap(key, self.folder)]
+        others = [*keys, str(info.get("skeletons", "")), RECORDS]
+        taken = [key for key in others if key and _overlap(key, self.folder)]
         if taken:
             raise OptionError(
                 f"--{self.option}: expected a folder of its own for meshes, came {self.folder}, but {self.url}/info "

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 from beam_volumes.errors import ConservationError
+from beam_volumes.geometry import Box, Grid
 from beam_volumes.meshing.assembly import WrittenMeshes
 from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_counts import MeshCounts
@@ -208,8 +209,18 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "shards": shard_sizes(plan, totals),
         **({} if plan.mesh_format == "multires" else {"files": {"written": counts.files, "bytes": counts.file_bytes}}),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
-        "holes": [str(box) for box in recorded_holes(plan.claim)],
+        "holes": [str(box) for box in _holes(plan)],
     }
+
+
+def _holes(plan: MeshPlan) -> list[Box]:
+    """Return the chunks that are missing; each cell tells of its own part of one. Or the boxes without fragments."""
+    holes = recorded_holes(plan.claim)
+    if plan.fragments is not None:
+        return holes
+    source = plan.source
+    chunks = Grid(source.box, source.chunk, source.chunk_origin)
+    return sorted({chunks.box(position) for hole in holes for position in chunks.positions_meeting(hole)})
 
 
 def _server(counts: MeshCounts) -> Json:
