@@ -27,6 +27,7 @@ Counts = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 _FACE_BYTES = 12
 _VERTEX_BYTES = 6
 _HALF_VOXEL = UNITS // 2
+_SAMPLES = 4096
 
 
 class Forged(NamedTuple):
@@ -58,6 +59,9 @@ def forge(plan: MeshPlan, cell: int, labels: LabelRows, reading: CellReading, cl
 
 def forge_voxels(plan: MeshPlan, voxels: Array, labels: Labels, start: Vec, clock: Clock) -> Iterator[Forged]:
     """Yield the surfaces of `labels` (sorted) in voxels, XYZ in Fortran order, of which the first is `start`."""
+    if _is_uniform(voxels):
+        clock.lap("surface")
+        return
     numbers = _numbered(voxels, labels)
     del voxels
     counts = count_surfaces(numbers, len(labels))
@@ -81,6 +85,13 @@ def _finished(plan: MeshPlan, label: int, raw: Mesh, clock: Clock) -> Forged:
     clock.lap("simplify")
     reach = np.stack([raw.vertices.min(axis=0), raw.vertices.max(axis=0)]) if plan.index else None
     return Forged(label, done.mesh, len(raw.faces), done.fell_back, done.crowded, reach)
+
+
+def _is_uniform(voxels: Array) -> bool:
+    """Whether all voxels are of one label, or background: most cells within a large object, or in empty space."""
+    flat = voxels.ravel(order="K")
+    # A few of them show it of nearly all others.
+    return bool((flat[:: max(flat.size // _SAMPLES, 1)] == flat[0]).all() and (flat == flat[0]).all())
 
 
 def _numbered(voxels: Array, labels: Labels) -> npt.NDArray[np.uint32]:

@@ -1,8 +1,9 @@
 """Volumes that are computed and not stored, of any size: to try things out, and to measure.
 
-`made://neurons?size=X,Y,Z` is a segmentation, `made://image?size=X,Y,Z` what a microscope might see of it. Further
-parameters: `seed`, `offset=x,y,z` (voxels), `resolution=x,y,z` (nm), `chunk=x,y,z` (voxels), `dtype`. One tile of
-neurons is repeated; in each repetition the ids are others, as far as the data type goes.
+`made://neurons?size=X,Y,Z` is a segmentation, `made://image?size=X,Y,Z` what a microscope might see of it, and
+`made://solid?size=X,Y,Z` one object, of label 1, that fills all. Further parameters: `seed`, `offset=x,y,z` (voxels),
+`resolution=x,y,z` (nm), `chunk=x,y,z` (voxels), `dtype`. One tile of neurons is repeated; in each repetition the ids
+are others, as far as the data type goes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.testing.neurons import make_image, make_neurons
 
-_FORM = "made://neurons?size=X,Y,Z or made://image?size=X,Y,Z"
-_DATA_TYPES = {"neurons": ("uint64", "uint8", "uint16", "uint32"), "image": ("uint8",)}
+_FORM = "made://neurons?size=X,Y,Z, made://image?size=X,Y,Z or made://solid?size=X,Y,Z"
+_LABEL_TYPES = ("uint64", "uint8", "uint16", "uint32")
+_DATA_TYPES = {"neurons": _LABEL_TYPES, "image": ("uint8",), "solid": _LABEL_TYPES}
 """By kind; the first is the default."""
 
 _TILE: Vec = (256, 256, 64)
@@ -41,7 +43,7 @@ class MadeVolume:
         """Return the Precomputed `info` that the volume would have."""
         return {
             "@type": "neuroglancer_multiscale_volume",
-            "type": "segmentation" if self.kind == "neurons" else "image",
+            "type": "image" if self.kind == "image" else "segmentation",
             "data_type": self.data_type,
             "num_channels": 1,
             "scales": [
@@ -58,6 +60,8 @@ class MadeVolume:
 
     def read(self, box: Box) -> npt.NDArray[Any]:
         """Return the voxels of `box`, which lies in the volume; XYZC, Fortran order."""
+        if self.kind == "solid":
+            return np.ones((*box.shape, 1), self.data_type, order="F")
         tile, ids = _tile(self.kind, self.seed, _tile_shape(self.box.shape))
         array = np.empty(box.shape, self.data_type, order="F")
         tiles = Grid(self.box, _tile_shape(self.box.shape), self.box.start)

@@ -47,6 +47,14 @@ def test_repeated_tiles_have_other_ids_and_the_same_membranes() -> None:
     np.testing.assert_array_equal(small.read(Box((256, 0, 0), (512, 64, 16))) == 0, right == 0)
 
 
+def test_a_solid_is_one_object() -> None:
+    volume = open_made("made://solid?size=30,20,10&offset=1,2,3&dtype=uint16")
+    assert volume.info()["type"] == "segmentation"
+    voxels = volume.read(Box((3, 4, 5), (30, 20, 10)))
+    assert (voxels.shape, voxels.dtype, voxels.flags.f_contiguous) == ((27, 16, 5, 1), np.uint16, True)
+    assert (voxels == 1).all()
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [
