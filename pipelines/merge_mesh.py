@@ -49,10 +49,11 @@ class Config(Choosing, Storing, Running):
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the layer is."""
         super().__post_init__()
-        if self.mesh_dir == self.fragments_dir:
+        ours, theirs = (f"{folder.strip('/')}/" for folder in (self.mesh_dir, self.fragments_dir))
+        if ours.startswith(theirs) or theirs.startswith(ours):
             raise OptionError(
-                f"--mesh_dir: expected another folder than that of the fragments, came {self.mesh_dir}: fragments stay "
-                "as they are"
+                f"--mesh_dir: expected another folder than that of the fragments, neither in it nor around it, came "
+                f"{self.mesh_dir} and {self.fragments_dir}: fragments stay as they are"
             )
         if self.spatial_index_db is not None and self.labels is None:
             raise OptionError("--spatial_index_db: expected --labels with it: for all labels, all files are opened")

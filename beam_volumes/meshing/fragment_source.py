@@ -70,8 +70,17 @@ class FragmentSource:
             VolumeError: the database cannot be asked, or tells of other files.
 
         """
-        index = find_index_files(self.url, self.folder)
-        found = SpatialIndex(index, parse_database_url(database)).files_of_labels(labels)
+        index = files.index
+        if index is None:
+            raise OptionError(
+                f"--spatial_index_db: expected fragments with a spatial index, but {self.url}/{self.folder}/info tells "
+                "of none: leave the option out"
+            )
+        try:
+            found = SpatialIndex(index, parse_database_url(database)).files_of_labels(labels)
+        except OptionError as error:
+            # Elsewhere the option is called so.
+            raise OptionError(str(error).replace("--db:", "--spatial_index_db:")) from error
         if lacking := sorted(set(labels) - found.keys()):
             raise OptionError(
                 f"--labels: expected labels that --spatial_index_db knows, came {lacking[0]} ({len(lacking)} in all "
@@ -125,6 +134,7 @@ def find_fragments(url: str, folder: str) -> FragmentSource:
 
     Raises:
         OptionError: there are none.
+        CorruptDataError: they are of no mip of the volume.
 
     """
     info = Folder(url).read_json(f"{folder}/info")
@@ -133,5 +143,12 @@ def find_fragments(url: str, folder: str) -> FragmentSource:
         raise OptionError(
             f"--fragments_dir: expected a folder of fragments, whose info is of type neuroglancer_legacy_mesh and "
             f"tells a mip, but {url}/{folder}/info {came}: make them with forge_mesh, or name their folder"
+        )
+    volume = Folder(url).read_json("info") or {}
+    mips = len(volume.get("scales", ()))
+    if not 0 <= info["mip"] < mips:
+        raise CorruptDataError(
+            f"{url}/{folder}/info: expected a mip of the volume, which has {mips}, came {info['mip']}: restore the "
+            "file, or forge the fragments again"
         )
     return FragmentSource(url, folder, info["mip"], info)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from beam_volumes.meshing.cell_fragments import labels_of_fragments
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
-from beam_volumes.meshing.fragment_labels import labels_of_fragments
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.shared_planes import SharedPlanes

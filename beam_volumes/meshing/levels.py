@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from beam_volumes.meshing.cell_fragments import meshes_of_fragments
 from beam_volumes.meshing.cell_output import CellFiles, CellPieces
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
 from beam_volumes.meshing.forging import Forged, forge
 from beam_volumes.meshing.labels import LabelRows, chosen_labels
-from beam_volumes.meshing.legacy import read_fragments
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.meshing.topology import count_edges, weld, without_cavities
 from beam_volumes.parcels import Parcel, ParcelReader
-from beam_volumes.storage import Folder
 
 _BYTES_PER_FACE = 2
 """In a fragment: 1.3 of a large one, more of a small one."""
@@ -66,8 +65,7 @@ def _surfaces(plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading
         return ()
     if plan.fragments is None:
         return forge(plan, cell, chosen, reading, work.clock)
-    folder, wanted = Folder(plan.fragments.url), chosen["label"].tolist()
-    found = read_fragments(folder, plan.fragments.name(cell), plan.source.resolution_nm, wanted)
+    found = meshes_of_fragments(plan, cell, chosen["label"].tolist())
     return (Forged(label, mesh, len(mesh.faces), False, 0) for label, mesh in found)
 
 

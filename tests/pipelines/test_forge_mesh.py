@@ -221,7 +221,7 @@ def test_the_index_finds_labels_in_boxes(
         if (np.array(resolution) % 1 == 0).all():
             # Of other boxes CloudVolume makes the corners whole nm, and so finds no files.
             assert found == sorted(theirs.query(box))
-        inside = neurons[Box(tuple(start.tolist()), tuple(stop.tolist())).slices(offset)]  # type: ignore[arg-type]
+        inside = neurons[Box(tuple(start.tolist()), tuple(stop.tolist())).slices(offset)]
         surfaces = [n for n in labels_in(inside) if (inside != n).any()]
         assert set(surfaces) <= set(found)
     for label in labels_in(neurons):

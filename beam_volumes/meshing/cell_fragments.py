@@ -1,4 +1,4 @@
-"""Which labels have a fragment in a box; and what it means that a box has no file of fragments.
+"""What stands in the file of fragments of a cell; and what it means that there is none.
 
 Every box has a file where this program has forged. Other tools write none for boxes without labels, but tell of them in
 the spatial index: `{}`. What neither tells of may have been lost.
@@ -6,11 +6,15 @@ the spatial index: `{}`. What neither tells of may have been lost.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+
 import numpy as np
 
 from beam_volumes.errors import SourceError
 from beam_volumes.map_buffer import Words, read_keys
-from beam_volumes.meshing.mesh_plan import FragmentFiles
+from beam_volumes.meshing.legacy import read_fragments
+from beam_volumes.meshing.mesh import UNITS, Mesh
+from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan
 from beam_volumes.spatial_index.files import decode_labels
 from beam_volumes.storage import Folder, join
 
@@ -44,6 +48,36 @@ def labels_of_fragments(files: FragmentFiles, cell: int, *, fill_missing: bool) 
             f"{join(files.url, name)}: expected the fragments of a box, but there is no such file, and {says}: forge "
             "that box again, or take it for empty with --fill_missing"
         ) from error
+
+
+def meshes_of_fragments(plan: MeshPlan, cell: int, labels: Collection[int]) -> Iterator[tuple[int, Mesh]]:
+    """Yield the labels and meshes in the file of a cell, in its order.
+
+    Far from the origin float32 is coarser than a sixteenth of a voxel. There vertices in the planes in which cells meet
+    come back beside them: they are moved into them again, or surfaces would be open.
+
+    Raises:
+        SourceError: there is no such file, or it cannot be read.
+        CorruptDataError: the file, or a mesh in it, is not what was written.
+
+    """
+    files, resolution = plan.fragments, plan.source.resolution_nm
+    assert files is not None, "fragments are merged"
+    position = plan.cells.position(cell)
+    starts, lengths = plan.grid.start(0, position), plan.grid.length(0)
+    planes = [(axis, n) for axis, start in enumerate(starts) for n in (start, start + lengths[axis])]
+    coarse = [(axis, plane, reach) for axis, plane in planes if (reach := _step(plane, resolution[axis]))]
+    for label, mesh in read_fragments(Folder(files.url), files.name(cell), resolution, labels):
+        for axis, plane, reach in coarse:
+            along = mesh.vertices[:, axis]
+            along[np.abs(along - plane) <= reach] = plane
+        yield label, mesh
+
+
+def _step(coordinate: int, resolution_nm: float) -> int:
+    """Return how many sixteenths of a voxel lie between a coordinate and the next one of float32 nm; 0 below one."""
+    unit = resolution_nm / UNITS
+    return int(np.spacing(np.float32(abs(coordinate * unit))) / unit)
 
 
 def _labels_of_index(files: FragmentFiles, cell: int) -> int | None:
