@@ -175,15 +175,20 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
 
 
 def _by_owner(table: Pieces, pack: str, data: bytes) -> dict[Owner, Parcel]:
+    """Return the parcels of a table, whose bytes are in `pack`, or in `data` where there is none."""
     parcels = {}
-    for stream, number in np.unique(table[["stream", "number"]]).tolist():
-        rows = table[(table["stream"] == stream) & (table["number"] == number)]
+    table = table[np.lexsort((table["number"], table["stream"]))]
+    before, after = table[:-1], table[1:]
+    ends = np.flatnonzero((before["stream"] != after["stream"]) | (before["number"] != after["number"])) + 1
+    for first, last in itertools.pairwise([0, *ends.tolist(), len(table)] if len(table) else []):
+        rows = table[first:last].copy()
+        owner = Owner(int(rows["stream"][0]), int(rows["number"][0]))
         if pack:
-            parcels[Owner(stream, number)] = Parcel(rows.tobytes(), pack, b"")
+            parcels[owner] = Parcel(rows.tobytes(), pack, b"")
             continue
         own = b"".join(data[o : o + n] for o, n in zip(rows["offset"].tolist(), rows["length"].tolist(), strict=True))
         rows["offset"] = np.cumsum(rows["length"]) - rows["length"]
-        parcels[Owner(stream, number)] = Parcel(rows.tobytes(), "", own)
+        parcels[owner] = Parcel(rows.tobytes(), "", own)
     return parcels
 
 
