@@ -21,6 +21,11 @@ import numpy.typing as npt
 MOST_VOXELS = 2**14
 """Along an axis: coordinates are int16 and count in half voxels."""
 
+_VOLUME_WEIGHT = 1 / 30
+"""Of volume against area, in the units of `_roughness`. Loops change at 0.030, 0.039 and 0.041. On neurons, after
+simplification to a sixth, with 0 small ones lose 2.2 % of their volume, with this 1.8 %, and no surface is further off;
+with more than 0.041 they lose 1.6 %, but the 1 % of the surface that is furthest off is so by 46 nm instead of 34."""
+
 Edge = tuple[int, int]
 """The corners at its ends, the lower one first; corner `dx + 2 * dy + 4 * dz` of a cube is at (dx, dy, dz)."""
 Triangle = tuple[Edge, Edge, Edge]
@@ -119,10 +124,10 @@ def extract_surfaces(voxels: npt.NDArray[np.uint32], counts: Counts, first: int,
 def triangles_of(configuration: int) -> list[Triangle]:
     """Return the triangles in a cube of which those corners are of the label whose bits are set.
 
-    Of all ways to cut loops into triangles it is that of the least area, which is the smoothest, and of the largest
-    volume where several have that area: surfaces that pass between the centers of voxels are rather too small.
+    Of all ways to cut loops into triangles it is that of the least area, which is the smoothest, or of hardly more and
+    a larger volume: surfaces that pass between the centers of voxels are rather too small.
     """
-    return [triangle for loop in _loops(configuration) for triangle in min(_triangulations(loop), key=_area_and_loss)]
+    return [triangle for loop in _loops(configuration) for triangle in min(_triangulations(loop), key=_roughness)]
 
 
 def _loops(configuration: int) -> Iterator[list[Edge]]:
@@ -163,12 +168,16 @@ def _in_one_face(edge: Edge, other: Edge) -> bool:
     return any({*edge, *other} <= {*face} for face in _FACES)
 
 
-def _area_and_loss(triangles: list[Triangle]) -> tuple[float, float]:
-    """Return the area of triangles, rounded so that what is equal is so everywhere, and minus the volume below them."""
+def _roughness(triangles: list[Triangle]) -> tuple[float, int]:
+    """Return the area of triangles, less a little of the volume below them, and minus that volume.
+
+    It is rounded, so that what is equal is so everywhere.
+    """
     points = np.array([[[sum(c >> axis & 1 for c in edge) for axis in range(3)] for edge in t] for t in triangles])
     a, b, c = points.transpose(1, 0, 2)
     normals = np.cross(b - a, c - a)
-    return round(sum(math.sqrt(normal @ normal) for normal in normals), 6), -int(np.sum(normals * a))
+    volume = int(np.sum(normals * a))
+    return round(sum(math.sqrt(normal @ normal) for normal in normals) - _VOLUME_WEIGHT * volume, 6), -volume
 
 
 class _Tables(NamedTuple):
