@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,11 +21,14 @@ from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
 from beam_volumes.parcels import Owner
 from beam_volumes.precomputed.murmur import murmurhash3
+from beam_volumes.runs import check_claim
 from beam_volumes.spatial_index.files import LabelBoxes, whole_nm
 from beam_volumes.storage import Folder, join
 
 SHARDS = 0
 """The stream of pieces whose owners are shards; those whose owners are elements of level k have stream -k."""
+
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 _COMPRESSION, _LEVEL = "gzip", 1
 """Around the fragments of a cell: five times as fast as brotli's level 5, and a sixth larger."""
@@ -89,6 +94,7 @@ class CellPieces:
             fragments=(*zeros, self._fragments),
             pieces=self._pieces,
             clamped=self._clamped,
+            failed=len(self._failures),
             failures=tuple(self._failures),
         )
 
@@ -114,6 +120,7 @@ class CellFiles:
         self._faces = self._files = self._bytes = self._sent = 0
         self._boxes: list[list[float]] = []
         self._labels: list[int] = []
+        self._checked = -math.inf
 
     def add(self, label: int, mesh: Mesh) -> None:
         """Take the surface of a label."""
@@ -124,6 +131,7 @@ class CellFiles:
                 encode_mesh(mesh, plan.source.resolution_nm), _COMPRESSION, _LEVEL
             )
         else:
+            self._check_claim()
             name = fragment_name(label, self._box)
             self._written(write_fragment(self._folder, name, mesh, plan.source.resolution_nm))
             place = piece_box(0, plan.cells.position(self._cell))
@@ -144,11 +152,14 @@ class CellFiles:
         """Write what is one file for the whole cell, and return `counts` with what was written."""
         if self._plan.mesh_format == "fragments":
             data = map_buffer.join_packed(self._packed, _COMPRESSION)
+            check_claim(self._plan.claim)
             self._folder.write(frags_name(self._box), data)
             self._written(len(data))
         if index := self._plan.index:
+            check_claim(self._plan.claim)
             boxes = whole_nm(np.array(self._boxes, np.float64).reshape(-1, 6))
             index.write(self._cell, LabelBoxes(np.array(self._labels, np.uint64), boxes))
+        self._work.out.keep()
         self._work.clock.lap("encode")
         return replace(
             counts,
@@ -157,6 +168,12 @@ class CellFiles:
             files=self._files,
             file_bytes=self._bytes,
         )
+
+    def _check_claim(self) -> None:
+        """Look whether the destination is still this run's; not for every label, as it may be a request."""
+        if time.monotonic() - self._checked > _SECONDS_BETWEEN_CHECKS:
+            check_claim(self._plan.claim)
+            self._checked = time.monotonic()
 
     def _written(self, size: int) -> None:
         self._files += 1

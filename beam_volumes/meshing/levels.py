@@ -95,9 +95,11 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 # The outer border stays as it is, and so do the triangles on it.
                 border = count_edges(joined.faces, len(joined.vertices)).open
                 target = border + round(max(len(joined.faces) - border, 0) / how.lod_factor)
-                # A fragment under its cap is also a piece that the level above can hold eight of.
-                target = max(border, min(target, plan.max_fragment_bytes // _BYTES_PER_FACE))
                 done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level))
+                # A fragment under its cap is also a piece of which the level above can hold eight: that comes first.
+                most = max(border, plan.max_fragment_bytes // _BYTES_PER_FACE)
+                if len(done.mesh.faces) > most:
+                    done = simplify(done.mesh, plan.source.resolution_nm, most, None)
                 work.clock.lap("simplify")
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
                 out.add(label, done.mesh)

@@ -31,7 +31,8 @@ class MeshCounts:
         crowded: edges with more than two triangles after simplification.
         fell_back: surfaces that were simplified by the other simplifier.
         clamped: vertices outside of their cell.
-        failures: what could not be encoded, in words.
+        failed: fragments that could not be encoded.
+        failures: some of these, in words.
 
     """
 
@@ -58,6 +59,7 @@ class MeshCounts:
     crowded: int = 0
     fell_back: int = 0
     clamped: int = 0
+    failed: int = 0
     failures: tuple[str, ...] = ()
     read_seconds: float = 0.0
     wait_seconds: float = 0.0

@@ -8,10 +8,13 @@ meet on it. Objects are closed where they meet the volume's faces: there the cub
 from __future__ import annotations
 
 import bisect
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.meshing.legacy import frags_name
@@ -78,6 +81,13 @@ class FragmentFiles:
     def box(self, cell: int) -> Box:
         """Return the box that the file of a cell is named by."""
         return self.tasks.box(self.tasks.position(cell))
+
+    @property
+    def wanted_identity(self) -> str | None:
+        """A hash of the cells that are read; None for all."""
+        if self.wanted is None:
+            return None
+        return hashlib.sha256(np.array(self.wanted, "<i8").tobytes()).hexdigest()[:16]
 
     def name(self, cell: int) -> str:
         """Return the file of a cell."""

@@ -182,7 +182,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
                 "simplified_otherwise": counts.fell_back,
                 "edges_with_more_than_two_triangles": counts.crowded,
                 "vertices_moved_into_their_cell": counts.clamped,
-                "not_encoded": len(counts.failures),
+                "not_encoded": counts.failed,
             },
             **{
                 f"level of detail {lod}": {"fragments": fragments, "triangles": faces}

@@ -67,7 +67,9 @@ class SqliteDatabase:
 
     def read(self, work: Callable[[Cursor], ResultT]) -> ResultT:
         """See `Database.read`; the file may be one that cannot be written."""
-        with self._connected(f"{Path(self.url.place).as_uri()}?mode=ro") as connection:
+        # A load that was killed may have left a journal, which the next who opens the file plays back: by writing.
+        mode = "rw" if os.access(self.url.place, os.W_OK) else "ro"
+        with self._connected(f"{Path(self.url.place).as_uri()}?mode={mode}") as connection:
             connection.execute("BEGIN")
             return work(connection.cursor())
 
