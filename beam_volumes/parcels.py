@@ -97,6 +97,11 @@ class ParcelWriter:
         if not self._pack and self._bytes > self._inline_bytes:
             self._open_pack()
 
+    def keep(self) -> None:
+        """Let a pack appear however little is in it: for an element that has written files of its own."""
+        if not self._pack:
+            self._open_pack()
+
     def finish(self, note: dict[str, Any]) -> dict[Owner, Parcel]:
         """Return the parcels by owner; `note` is kept in the pack for `read_parcels`."""
         table = np.array(self._rows, PIECE)

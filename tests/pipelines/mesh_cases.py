@@ -37,7 +37,11 @@ def made_neurons() -> Array:
 
 
 def write_labels(
-    folder: Path, labels: Array, offset: Vec = OFFSET, resolution: Vec = RESOLUTION, chunk: Vec = (32, 32, 16)
+    folder: Path,
+    labels: Array,
+    offset: Vec = OFFSET,
+    resolution: tuple[float, float, float] = RESOLUTION,
+    chunk: Vec = (32, 32, 16),
 ) -> str:
     """Write XYZ labels with CloudVolume; return the URL."""
     info = CloudVolume.create_new_info(

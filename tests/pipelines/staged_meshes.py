@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mapbuffer
 import numpy as np
 import numpy.typing as npt
-from cloudvolume import CloudVolume
 
-from beam_volumes.geometry import Box, Vec
+from beam_volumes.geometry import Box
 from pipelines import forge_mesh, merge_mesh
 from pipelines import mesh as mesh_at_once
 from tests.pipelines.conftest import Array
+from tests.pipelines.mesh_cases import RESOLUTION
 
-OFFSET = (-33, 7, 1_001)
-RESOLUTION = (16, 16, 40)
 CELL = "--cell_size=24,20,16"
 FRAGMENTS = "mesh_fragments"
 
@@ -32,19 +30,6 @@ class Piece(NamedTuple):
 
     vertices: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int64]
-
-
-def write_labels(
-    folder: Path, labels: Array, offset: Vec = OFFSET, resolution: Nm = RESOLUTION, chunk: Vec = (32, 32, 16)
-) -> Path:
-    """Write XYZ labels with CloudVolume."""
-    info = CloudVolume.create_new_info(
-        1, "segmentation", str(labels.dtype), "raw", resolution, offset, labels.shape, chunk_size=chunk
-    )
-    volume = CloudVolume(f"file://{folder}", info=info, progress=False)
-    volume.commit_info()
-    volume[:] = labels[..., np.newaxis]
-    return folder
 
 
 def mesh(layer: Path, *options: str) -> int:
@@ -65,24 +50,10 @@ def files(layer: Path, folder: str = "mesh") -> dict[str, bytes]:
     return {str(path.relative_to(layer / folder)): path.read_bytes() for path in paths}
 
 
-def report(layer: Path, folder: str = "mesh") -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((layer / folder / "report.json").read_text())
-    return content
-
-
-def stage(layer: Path, name: str, folder: str = "mesh") -> dict[str, Any]:
-    found: dict[str, Any] = report(layer, folder)["stages"][name]
-    return found
-
-
 def named(layer: Path) -> str | None:
     """Return the folder that the volume's info names as that of its meshes."""
     name: str | None = json.loads((layer / "info").read_text()).get("mesh")
     return name
-
-
-def labels_in(labels: Array) -> list[int]:
-    return [int(label) for label in np.unique(labels) if label]
 
 
 def pieces(folder: Path) -> dict[Box, dict[int, Piece]]:
@@ -108,14 +79,3 @@ def half_voxels(nm: Array, resolution: Nm = RESOLUTION, tolerance: float = 0.01)
     places = nm.astype(np.float64) / np.array(resolution) * 2
     assert np.abs(places - np.rint(places)).max(initial=0) < tolerance
     return set(map(tuple, np.rint(places).astype(int).tolist()))
-
-
-def crossings(solid: Array, offset: Vec) -> set[tuple[int, ...]]:
-    """Return where marching cubes puts its vertices: half-way between a voxel of the solid and one that is not."""
-    padded, found = np.pad(solid, 1).astype(np.int8), set[tuple[int, ...]]()
-    for axis in range(3):
-        places = np.argwhere(np.diff(padded, axis=axis)) - 1 + np.array(offset)
-        doubled = places * 2 + 1
-        doubled[:, axis] += 1
-        found |= set(map(tuple, doubled.tolist()))
-    return found

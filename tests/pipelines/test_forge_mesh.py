@@ -16,37 +16,39 @@ from cloudvolume import Bbox, CloudVolume
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
-from beam_volumes.testing.neurons import make_neurons
 from pipelines.forge_mesh import main
 from tests.pipelines.conftest import Array, only_error, rows_of, stamps, tree
-from tests.pipelines.mesh_reading import legacy_surface, weld
-from tests.pipelines.staged_meshes import (
-    CELL,
-    FRAGMENTS,
+from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
-    Nm,
     crossings,
-    files,
-    forge,
-    half_voxels,
     labels_in,
-    named,
-    pieces,
+    made_neurons,
     report,
     stage,
+    without_pictures,
     write_labels,
 )
+from tests.pipelines.mesh_reading import legacy_surface, weld
+from tests.pipelines.staged_meshes import CELL, FRAGMENTS, Nm, files, forge, half_voxels, named, pieces
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="module")
 def neurons() -> Array:
-    return make_neurons((70, 53, 41), 3)
+    return made_neurons()
 
 
 @pytest.fixture(scope="module")
 def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labels(tmp_path_factory.mktemp("stored") / "layer", neurons)
+    layer = tmp_path_factory.mktemp("stored") / "layer"
+    write_labels(layer, neurons)
+    return layer
 
 
 @pytest.fixture
@@ -79,7 +81,8 @@ def test_without_simplification_fragments_are_marching_cubes(
     labels = neurons.astype(data_type)
     if data_type == "uint64":
         labels = np.where(neurons, np.uint64(2**64 - 1) - (neurons - np.uint64(1)), np.uint64(0))
-    layer = write_labels(tmp_path / "layer", labels, offset, resolution)
+    layer = tmp_path / "layer"
+    write_labels(layer, labels, offset, resolution)
     assert forge(layer, f"--cell_size={cell}", "--simplification_factor=1") == 0
     found = pieces(layer / FRAGMENTS)
     # The boxes are those of a grid, cut off where the volume ends.
@@ -129,7 +132,8 @@ def test_simplified_fragments_fit_together(forged: Path, neurons: Array) -> None
 def test_every_box_has_files_even_an_empty_one(tmp_path: Path) -> None:
     labels = np.zeros((40, 30, 20), np.uint32)
     labels[2:5, 2:5, 2:5] = 7
-    layer = write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    layer = tmp_path / "layer"
+    write_labels(layer, labels, (0, 0, 0))
     assert forge(layer, "--cell_size=14,11,21") == 0
     found = pieces(layer / FRAGMENTS)
     assert {box: list(by_label) for box, by_label in found.items()} == {
@@ -160,7 +164,8 @@ def index_of(layer: Path) -> dict[str, dict[str, list[int]]]:
 def test_there_are_as_many_boxes_as_cells_whatever_the_size(shape: Vec, tmp_path: Path) -> None:
     """Where cells fill the volume, the border that closes objects has none for itself."""
     labels = np.full(shape, 5, np.uint8)
-    layer = write_labels(tmp_path / "layer", labels)
+    layer = tmp_path / "layer"
+    write_labels(layer, labels)
     for cell in ("3,3,3", "10,1,11", "1,1,1"):
         assert forge(layer, f"--cell_size={cell}", "--simplification_factor=1", "--overwrite") == 0
         found = pieces(layer / FRAGMENTS)
@@ -206,7 +211,8 @@ QUERIES = [
 def test_the_index_finds_labels_in_boxes(
     cell: str, data_type: str, offset: Vec, resolution: Nm, neurons: Array, tmp_path: Path
 ) -> None:
-    layer = write_labels(tmp_path / "layer", neurons.astype(data_type), offset, resolution)
+    layer = tmp_path / "layer"
+    write_labels(layer, neurons.astype(data_type), offset, resolution)
     assert forge(layer, f"--cell_size={cell}", "--simplification_factor=20") == 0
     files = find_index_files(f"file://{layer}", FRAGMENTS)
     ours, theirs = SpatialIndex(files), CloudVolume(f"file://{layer}", progress=False).mesh.spatial_index
@@ -243,7 +249,8 @@ def test_dust_is_what_is_small_as_a_whole(tmp_path: Path) -> None:
     labels[14:18, 14:18, 14:18] = 1
     labels[40:44, 40:44, 40:44] = 3
     labels[40, 40, 40] = 0
-    layer = write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    layer = tmp_path / "layer"
+    write_labels(layer, labels, (0, 0, 0))
     for threshold, expected in ((63, [1, 3]), (64, [1]), (65, [])):
         options = ["--cell_size=16,16,16", "--simplification_factor=1", "--overwrite"]
         assert forge(layer, *options, f"--dust_threshold={threshold}") == 0
@@ -280,7 +287,8 @@ def test_without_an_index_none_is_told_of(layer: Path) -> None:
 
 @pytest.mark.parametrize("sharded", ["true", "false"])
 def test_a_volume_without_objects(sharded: str, tmp_path: Path) -> None:
-    layer = write_labels(tmp_path / "layer", np.zeros((20, 20, 20), np.uint8))
+    layer = tmp_path / "layer"
+    write_labels(layer, np.zeros((20, 20, 20), np.uint8))
     assert forge(layer, "--cell_size=11,21,21", f"--sharded={sharded}") == 0
     assert [list(by_label) for by_label in pieces(layer / FRAGMENTS).values()] == [[]] * 2 * (sharded == "true")
     assert list(index_of(layer).values()) == [{}, {}]

@@ -14,40 +14,42 @@ from cloudvolume import CloudVolume
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.storage import Folder
 from beam_volumes.testing.mariadb_server import MariaDbServer
-from beam_volumes.testing.neurons import make_neurons
 from pipelines import export, index_mesh
 from pipelines.merge_mesh import main
 from tests.pipelines.conftest import Array, copy_of, only_error, rows_of, stamps, tree
-from tests.pipelines.mesh_reading import MeshReader
-from tests.pipelines.staged_meshes import (
-    CELL,
-    FRAGMENTS,
+from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
-    Nm,
-    files,
-    forge,
     labels_in,
-    merge,
-    mesh,
-    named,
+    made_neurons,
     report,
     stage,
+    without_pictures,
     write_labels,
 )
+from tests.pipelines.mesh_reading import MeshReader
+from tests.pipelines.staged_meshes import CELL, FRAGMENTS, Nm, files, forge, merge, mesh, named
 
 PASSWORD = "INDEX_PASSWORD"
 A_FILE = "-9-15_25-43_1001-1015.frags"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    with without_pictures():
+        yield
+
+
 @pytest.fixture(scope="module")
 def neurons() -> Array:
-    return make_neurons((70, 53, 41), 3)
+    return made_neurons()
 
 
 @pytest.fixture(scope="module")
 def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_labels(tmp_path_factory.mktemp("stored") / "layer", neurons)
+    layer = tmp_path_factory.mktemp("stored") / "layer"
+    write_labels(layer, neurons)
+    return layer
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,8 @@ BOTH = ["--max_error=30", "--fill_holes"]
 def test_merged_fragments_are_the_meshes_of_one_run(
     offset: Vec, resolution: Nm, forging: list[str], merging: list[str], neurons: Array, tmp_path: Path
 ) -> None:
-    layer = write_labels(tmp_path / "layer", neurons, offset, resolution)
+    layer = tmp_path / "layer"
+    write_labels(layer, neurons, offset, resolution)
     at_once = [option for option in forging if not option.startswith("--spatial_index")]
     assert mesh(layer, *at_once, *merging, *BOTH) == 0
     expected, told = files(layer), report(layer)
@@ -127,7 +130,8 @@ def test_cavities_of_one_box_and_of_several(tmp_path: Path) -> None:
     labels = np.ones((60, 30, 30), np.uint16)
     labels[4:8, 4:8, 4:8] = 0
     labels[12:20, 6:10, 6:10] = 3
-    layer = write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    layer = tmp_path / "layer"
+    write_labels(layer, labels, (0, 0, 0))
     for options in ([], ["--fill_holes"]):
         assert mesh(layer, "--cell_size=16,16,16", *options, "--overwrite") == 0
         expected = files(layer)
@@ -139,7 +143,8 @@ def test_cavities_of_one_box_and_of_several(tmp_path: Path) -> None:
 def test_further_out_than_float32_reaches_meshes_are_closed_all_the_same(neurons: Array, tmp_path: Path) -> None:
     """Beyond 2^19 voxels not every sixteenth of a voxel has a float32 of its own."""
     offset, resolution = (2**21, -(2**22), 5), (7.3, 9.1, 33.0)
-    layer = write_labels(tmp_path / "layer", neurons, offset, resolution)
+    layer = tmp_path / "layer"
+    write_labels(layer, neurons, offset, resolution)
     assert forge(layer, CELL) == 0
     assert merge(layer, "--num_lods=3") == 0
     check_closed(layer, neurons, 3)
@@ -348,7 +353,8 @@ def test_boxes_that_the_index_says_are_empty_need_no_file(tmp_path: Path) -> Non
     """Other tools write none there."""
     labels = np.zeros((40, 30, 20), np.uint32)
     labels[2:5, 2:5, 2:5] = 7
-    layer = write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    layer = tmp_path / "layer"
+    write_labels(layer, labels, (0, 0, 0))
     assert forge(layer, "--cell_size=14,11,21") == 0
     assert merge(layer) == 0
     expected = files(layer)
