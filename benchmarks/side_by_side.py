@@ -26,7 +26,10 @@ _POLL_SECONDS = 0.1
 
 
 class Measurement(NamedTuple):
-    """One run of a command; memory is the largest single process, and the largest sum over the tree."""
+    """One run of a command; memory is the largest single process, and the largest sum over the tree.
+
+    CPU is that of all processes of the tree, also of those that nobody waited for.
+    """
 
     wall_seconds: float
     cpu_seconds: float
@@ -85,8 +88,8 @@ def measure(contender: Contender) -> Measurement:
     before = os.times()
     started = time.perf_counter()
     process = subprocess.Popen(contender.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    peaks = [0, 0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peaks), daemon=True)
+    peaks, seconds = [0, 0], dict[int, float]()
+    watcher = threading.Thread(target=_watch, args=(process.pid, peaks, seconds), daemon=True)
     watcher.start()
     output, _ = process.communicate()
     wall = time.perf_counter() - started
@@ -94,8 +97,8 @@ def measure(contender: Contender) -> Measurement:
     watcher.join()
     if process.returncode:
         raise RuntimeError(f"{contender.name}: exit status {process.returncode}\n{output[-4000:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return Measurement(wall, cpu, peaks[0], peaks[1])
+    waited_for = after.children_user + after.children_system - before.children_user - before.children_system
+    return Measurement(wall, max(waited_for, sum(seconds.values())), peaks[0], peaks[1])
 
 
 def compare(title: str, contenders: Sequence[Contender], rounds: int) -> dict[str, list[Measurement]]:
@@ -110,19 +113,19 @@ def compare(title: str, contenders: Sequence[Contender], rounds: int) -> dict[st
                 f"CPU {result.cpu_seconds:.1f} s, tree {result.peak_tree_bytes / 1e6:.0f} MB",
                 file=sys.stderr,
             )
-    _print(title, contenders, runs)
+    show(title, runs)
     return runs
 
 
-def _print(title: str, contenders: Sequence[Contender], runs: dict[str, list[Measurement]]) -> None:
-    table = Table(title=f"{title}: medians of {len(runs[contenders[0].name])} rounds, in turn")
+def show(title: str, runs: dict[str, list[Measurement]]) -> None:
+    """Print medians and the ratio of each contender to the last one; all were measured as often."""
+    base = list(runs.values())[-1]
+    table = Table(title=f"{title}: medians of {len(base)} rounds, in turn")
     for column in ("", "wall s", "CPU s", "largest process MB", "all processes MB", *_RATIOS):
         table.add_column(column, justify="right")
-    base = runs[contenders[-1].name]
-    for contender in contenders:
-        mine = runs[contender.name]
+    for name, mine in runs.items():
         table.add_row(
-            contender.name,
+            name,
             f"{_median(m.wall_seconds for m in mine):.1f}",
             f"{_median(m.cpu_seconds for m in mine):.1f}",
             f"{_median(m.peak_process_bytes for m in mine) / 1e6:.0f}",
@@ -136,15 +139,21 @@ def _median(values: Iterable[float]) -> float:
     return float(statistics.median(values))
 
 
-def _watch(pid: int, peaks: list[int]) -> None:
+def _watch(pid: int, peaks: list[int], seconds: dict[int, float]) -> None:
+    """Keep the largest sizes, and the seconds of CPU that each process had when it was last seen, until all are gone.
+
+    A pool that ends its processes leaves nobody to wait for them, and their CPU is in no sum of the system's.
+    """
     while True:
         try:
             root = psutil.Process(pid)
-            sizes = [_size(p) for p in [root, *root.children(recursive=True)]]
+            tree = [root, *root.children(recursive=True)]
         except psutil.NoSuchProcess:
             return
+        sizes = [_size(p) for p in tree]
         if not any(sizes):
             return
+        seconds.update((p.pid, spent) for p in tree if (spent := _seconds(p)))
         peaks[0] = max(peaks[0], *sizes)
         peaks[1] = max(peaks[1], sum(sizes))
         time.sleep(_POLL_SECONDS)
@@ -155,3 +164,11 @@ def _size(process: psutil.Process) -> int:
         return int(process.memory_info().rss)
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return 0
+
+
+def _seconds(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+        return float(times.user + times.system)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0.0
