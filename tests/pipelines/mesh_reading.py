@@ -90,7 +90,7 @@ class StoredMesh:
     bits: int
 
     @classmethod
-    def read(cls, manifest: bytes, before: bytes, bits: int) -> StoredMesh:
+    def read(cls, manifest: bytes, before: memoryview, bits: int) -> StoredMesh:
         """Take a manifest apart; its fragments are the last bytes of `before`."""
         *reals, num_lods = struct.unpack_from("<6fI", manifest)
         scales = struct.unpack_from(f"<{num_lods}f", manifest, 28)
@@ -111,7 +111,7 @@ class StoredMesh:
         at, levels = len(before) - total, list[StoredLevel]()
         for positions, sizes in listed:
             ends = (at + np.cumsum(sizes)).tolist()
-            fragments = [before[end - size : end] for end, size in zip(ends, sizes.tolist(), strict=True)]
+            fragments = [bytes(before[end - size : end]) for end, size in zip(ends, sizes.tolist(), strict=True)]
             levels.append(StoredLevel(positions, fragments))
             at += int(sizes.sum())
         return cls(np.array(reals[:3]), np.array(reals[3:]), scales, tuple(levels), bits)
@@ -174,6 +174,7 @@ class MeshReader:
         assert self.info["transform"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
         assert self.info["lod_scale_multiplier"] == 1
         self.bits = self.info["vertex_quantization_bits"]
+        self._files: dict[str, bytes] = {}
         self.places = self._in_shards() if "sharding" in self.info else self._in_files()
 
     @property
@@ -184,7 +185,7 @@ class MeshReader:
     def mesh(self, label: int) -> StoredMesh:
         """Return the mesh of a label; its manifest and fragments are checked."""
         place = self.places[label]
-        data = (self.folder / place.file).read_bytes()
+        data = memoryview(self._read(place.file))
         if "sharding" not in self.info:
             mesh = StoredMesh.read((self.folder / f"{label}.index").read_bytes(), data, self.bits)
             assert mesh.bytes == len(data)
@@ -209,6 +210,11 @@ class MeshReader:
             assert [start for start, _ in ranges] == [0, *(stop for _, stop in ranges[:-1])]
             assert ranges[-1][1] == (self.folder / file).stat().st_size
         assert parts.keys() == {path.name for path in self.folder.glob("*.shard")}
+
+    def _read(self, file: str) -> bytes:
+        if file not in self._files:
+            self._files[file] = (self.folder / file).read_bytes()
+        return self._files[file]
 
     @cached_property
     def _store(self) -> Any:
