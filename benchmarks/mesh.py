@@ -16,8 +16,8 @@ with the sum of both steps of Igneous (`pip install -c constraints.txt '.[benchm
 - All else by default.
 
 Ours are told to leave about as many triangles as Igneous does, or fewer, see `_FINEST` and `_COARSER`. All our objects
-get all levels of detail, so that triangles are compared on the objects which have a level in both. Afterwards all meshes
-are read by CloudVolume, see `mesh_quality`: triangles, open edges and errors are printed level by level.
+get all levels of detail, so that triangles are compared on the objects which have a level in both. Afterwards all
+meshes are read by CloudVolume, see `mesh_quality`: triangles, open edges and errors are printed level by level.
 """
 
 from __future__ import annotations
