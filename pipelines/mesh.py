@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Literal
 
@@ -30,11 +30,18 @@ class Config(Forging, Storing, Running):
         "Multi-resolution Draco, or fragments of one level with manifests.", "multires"
     )
 
+    segment_properties: bool = option("Write a table of labels and their voxels, which Neuroglancer shows.", False)
+
     def __post_init__(self) -> None:
-        """Refuse what cannot work whatever the layer is."""
+        """Refuse what would do nothing."""
         super().__post_init__()
-        if self.format == "legacy" and self.num_lods not in (1, Storing.num_lods):
-            raise OptionError(f"--num_lods: expected none with --format=legacy, of one level, came {self.num_lods}")
+        names = [*(field.name for field in fields(Storing)), "segment_properties"]
+        idle = [f"--{name}" for name in names if getattr(self, name) != getattr(Config, name)]
+        if self.format == "legacy" and idle:
+            raise OptionError(
+                f"{', '.join(idle)}: expected none with --format=legacy, whose meshes have one level of detail and are "
+                "files: leave it out"
+            )
 
 
 def plan(config: Config, setting: Setting) -> Job:
@@ -48,7 +55,8 @@ def plan(config: Config, setting: Setting) -> Job:
     cells = planning.plan_cells(
         layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
     )
-    meshes, choice = plan_meshes(config, setting, layer, cells, Kind("mesh", config.format, config))
+    kind = Kind("mesh", config.format, config, segment_properties=config.segment_properties)
+    meshes, choice = plan_meshes(config, setting, layer, cells, kind)
     return Job(
         claim=meshes.claim,
         summary=partial(planning.summary, meshes, choice),

@@ -88,7 +88,6 @@ class Storing(Options):
         4_000_000,
         least=1_000,
     )
-    segment_properties: bool = option("Write a table of labels and their voxels, which Neuroglancer shows.", False)
 
 
 class Layer(NamedTuple):
@@ -131,6 +130,7 @@ class Kind(NamedTuple):
         fragments: what it merges; None for voxels.
         fragments_version: see `FragmentSource`.
         storing: how multi-resolution meshes are stored.
+        segment_properties: whether a table of the labels is written.
 
     """
 
@@ -139,6 +139,7 @@ class Kind(NamedTuple):
     storing: Storing
     spatial_index: IndexFiles | None = None
     fragments: FragmentFiles | None = None
+    segment_properties: bool = False
     fragments_version: str = ""
 
 
@@ -187,7 +188,7 @@ def plan_meshes(
         folder=config.mesh_dir,
         index=kind.spatial_index,
         fragments=kind.fragments,
-        segment_properties=storing.segment_properties,
+        segment_properties=kind.segment_properties,
         picture=setting.local and kind.mesh_format != "fragments",
         fill_missing=fill_missing,
         lookahead_bytes=share,

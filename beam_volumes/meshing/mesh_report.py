@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box, Grid
 from beam_volumes.meshing.assembly import WrittenMeshes
-from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_counts import MeshCounts
+from beam_volumes.meshing.mesh_files import MeshFiles, check_files, written_files
 from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
 from beam_volumes.meshing.mesh_picture import PICTURE, largest_meshes, write_picture
@@ -19,7 +19,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.receipts import recorded_holes
 from beam_volumes.runs import Claim, check_claim, finish, is_committed, remove_records
-from beam_volumes.storage import Folder, join
+from beam_volumes.storage import Folder
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
     if not is_committed(plan.claim):
         check_claim(plan.claim)
         check_conservation(plan, totals)
-        _check_sizes(plan, shard_sizes(plan, totals))
-        _check_fragment_files(plan, totals.counts.file_bytes)
+        check_files(plan, written_files(plan, totals.counts, totals.written))
         ended = time.time()
         done = report(plan, totals, (started, ended))
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
@@ -77,9 +76,7 @@ def settle(plan: MeshPlan) -> None:
 
     """
     found = Folder(plan.claim.url).read_json(plan.claim.report) or {}
-    shards = {str(k): int(v) for k, v in found.get("shards", {}).items()}
-    _check_sizes(plan, shards)
-    _check_fragment_files(plan, int(found.get("files", {}).get("bytes", 0)))
+    check_files(plan, MeshFiles.from_json(found.get("files", {})))
     write_picture(plan)
     remove_records(plan.claim)
 
@@ -108,44 +105,6 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
         raise ConservationError(
             f"{plan.claim.url}/{plan.folder}: something was lost or came twice on the way ({'; '.join(wrong)}): give "
             "the same command again, and what is missing is done anew"
-        )
-
-
-def shard_sizes(plan: MeshPlan, totals: MeshTotals) -> dict[str, int]:
-    """Return the bytes of each shard by its file name; nothing where labels have files of their own."""
-    if not plan.is_sharded:
-        return {}
-    spec = plan.sharding(totals.counts.labels)
-    return {spec.shard_name(w.receipt.shard): w.receipt.bytes for w in totals.written}
-
-
-def _check_fragment_files(plan: MeshPlan, size: int) -> None:
-    """Make sure that there is a file of fragments for each cell; all of them have `size` bytes together."""
-    if plan.mesh_format != "fragments":
-        return
-    entries = Folder(join(plan.claim.url, plan.folder)).entries()
-    found = {entry.name: entry.bytes for entry in entries if entry.name.endswith(".frags")}
-    expected = {frags_name(plan.own_voxels(cell)) for cell in range(len(plan.cells))}
-    if found.keys() != expected or sum(found.values()) != size:
-        wrong = sorted(found.keys() ^ expected)
-        raise ConservationError(
-            f"{plan.claim.url}/{plan.folder}: expected {len(expected)} files of fragments of {size:,} "
-            f"bytes, came {len(found)} of {sum(found.values()):,}; missing, or not this run's: "
-            f"{', '.join(wrong[:5]) or 'none'}: give the command again with --overwrite"
-        )
-
-
-def _check_sizes(plan: MeshPlan, sizes: dict[str, int]) -> None:
-    prefix = f"{plan.folder}/"
-    entries = {e.name.removeprefix(prefix): e.bytes for e in Folder(plan.claim.url).entries(prefix)}
-    found = {name: size for name, size in entries.items() if name.endswith(".shard")}
-    if sizes and found != sizes:
-        wrong = sorted(name for name in found.keys() | sizes.keys() if found.get(name) != sizes.get(name))
-        told = [f"{name} ({found.get(name, 'missing')}, not {sizes.get(name, 'there')})" for name in wrong[:5]]
-        raise ConservationError(
-            f"{plan.claim.url}/{plan.folder}: expected the {len(sizes)} shards that this run has written and no "
-            f"others, came {', '.join(told)} ({len(wrong)} in all): remove what is not this run's, and give the same "
-            "command again; over meshes that were complete, with --overwrite"
         )
 
 
@@ -206,8 +165,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "largest": largest_meshes(written),
         "picture": PICTURE if plan.picture else None,
         "not_encoded": list(counts.failures),
-        "shards": shard_sizes(plan, totals),
-        **({} if plan.mesh_format == "multires" else {"files": {"written": counts.files, "bytes": counts.file_bytes}}),
+        "files": written_files(plan, counts, written)._asdict(),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
         "holes": [str(box) for box in _holes(plan)],
     }

@@ -335,7 +335,7 @@ def whole(stored: Path, forged: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_the_report_counts_files(forged: Path) -> None:
     sizes = [path.stat().st_size for path in (forged / FRAGMENTS).glob("*.frags")]
-    assert report(forged, FRAGMENTS)["files"] == {"written": 27, "bytes": sum(sizes)}
+    assert report(forged, FRAGMENTS)["files"] == {"shards": {}, "others": 27, "other_bytes": sum(sizes)}
     cells = stage(forged, "cells", FRAGMENTS)
     assert (cells["planned"], cells["done"], cells["elements_taken_up_from_an_interrupted_run"]) == (27, 27, 0)
 

@@ -108,7 +108,7 @@ def test_merged_fragments_are_the_meshes_of_one_run(
     assert merge(layer, *merging, *BOTH, "--mesh_dir=merged") == 0
     assert named(layer) == "merged"
     assert files(layer, "merged") == expected
-    assert report(layer, "merged")["shards"] == told["shards"]
+    assert report(layer, "merged")["files"] == told["files"]
     levels = [name for name in told["stages"] if name.startswith("level of detail")]
     assert {name: stage(layer, name, "merged") for name in levels} == {name: told["stages"][name] for name in levels}
     if "--close_borders=false" not in forging:

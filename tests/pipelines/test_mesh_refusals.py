@@ -104,7 +104,7 @@ OPTIONS = {
     "no levels": (["{}", "--num_lods=0"], r"--num_lods: expected a whole number, 1 or more, came '0'"),
     "levels of legacy": (
         ["{}", "--format=legacy", "--num_lods=2"],
-        r"--num_lods: expected none with --format=legacy, of one level, came 2",
+        r"--num_lods: expected none with --format=legacy, whose meshes have one level",
     ),
     "bits": (["{}", "--vertex_quantization_bits=12"], r"--vertex_quantization_bits: expected one of 10, 16, came '12'"),
     "format": (["{}", "--format=obj"], r"--format: expected one of multires, legacy, came 'obj'"),
