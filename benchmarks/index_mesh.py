@@ -82,7 +82,14 @@ def _measure(folder: str, kind: str, server: MariaDbServer | None, options: argp
     in_full = theirs.replace(f"${_PASSWORD}", server.password) if server else theirs
     os.environ[_PASSWORD] = server.password if server else ""
     layer = f"file://{folder}/layer"
-    command = ["-m", "pipelines.index_mesh", f"--layer={layer}", f"--db={ours}", f"--processes={options.processes}"]
+    command = [
+        "-m",
+        "pipelines.index_mesh",
+        f"--layer={layer}",
+        "--mesh_dir=mesh",
+        f"--db={ours}",
+        f"--processes={options.processes}",
+    ]
     parallel = str(options.processes if server else 1)
     contenders = [
         Contender("beam-volumes", [sys.executable, *command], _cleared(folder, ours)),

@@ -26,9 +26,15 @@ from transforms.mesh import write_meshes_of
 class Config(Forging, Running):
     """The options of forging."""
 
-    mesh_dir: str = option("Folder of the fragments, in the volume.", "mesh_fragments", identity=False)
-    sharded: bool = option("Write one file for each box; false writes one for each object in it, and manifests.", True)
-    spatial_index: bool = option("Write which objects are in which box, too.", True)
+    mesh_dir: str = option("Folder of the volume that the fragments go to.", "mesh_fragments", identity=False)
+    sharded: bool = option(
+        "Write one file for each box, for merge_mesh; false writes legacy meshes: a file for each object in a box, and "
+        "manifests.",
+        True,
+    )
+    spatial_index: bool = option(
+        "Write files that tell which objects are in which box, too, for index_mesh and merge_mesh.", True
+    )
 
     def __post_init__(self) -> None:
         """Refuse an index of a part: its readers take its boxes to begin where the volume does."""
@@ -65,7 +71,7 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, fragments),
         processes=layer.asked.workers or 1,
         modules=("beam_volumes.meshing.levels",),
-        warnings=layer.asked.warnings,
+        warnings=layer.warnings(fragments),
     )
 
 

@@ -13,6 +13,7 @@ from functools import partial
 import apache_beam as beam
 
 from beam_volumes.errors import OptionError
+from beam_volumes.meshing.fragment_source import version_of
 from beam_volumes.places import writable
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
@@ -22,6 +23,7 @@ from beam_volumes.spatial_index.destination import IndexTables
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.tables import loaded_batches
 from beam_volumes.spatial_index.urls import DatabaseUrl, parse_database_url
+from beam_volumes.storage import Folder
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Options
@@ -35,7 +37,9 @@ class Config(Options):
     """The options of a load."""
 
     layer: str = option("Precomputed segmentation that was meshed.", identity=False, placeholder="URL")
-    mesh_dir: str = option("Folder of the index files (*.spatial), below the layer.", "mesh", placeholder="FOLDER")
+    mesh_dir: str = option(
+        "Folder of the index files (*.spatial), below the layer.", "mesh_fragments", placeholder="FOLDER"
+    )
     db: str = option(
         "Database to load: sqlite://FILE, mysql://USER:$NAME@HOST:PORT/DB or "
         "cloudsql://USER:$NAME@PROJECT:REGION:INSTANCE/DB, in single quotes; the environment variable NAME holds the "
@@ -74,6 +78,7 @@ def plan(config: Config, setting: Setting) -> Job:
         "spatial_index": files.grid.info,
         "bounds": str(files.grid.tasks.bounds),
         "files_per_batch": batches.size,
+        "version": version_of(url, mesh_dir, Folder(url).read_json(f"{mesh_dir}/info") or {}),
     }
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite)
     load.check_holes(claim, fill_missing=config.fill_missing)

@@ -29,8 +29,8 @@ class Config(Choosing, Storing, Running):
     """The options of merging."""
 
     layer: str = option("Precomputed segmentation with fragments.", identity=False, placeholder="URL")
-    fragments_dir: str = option("Folder of the fragments, in the volume.", "mesh_fragments")
-    mesh_dir: str = option("Folder of the meshes, in the volume.", "mesh", identity=False)
+    fragments_dir: str = option("Folder of the volume with the fragments.", "mesh_fragments")
+    mesh_dir: str = option("Folder of the volume that the meshes go to.", "mesh", identity=False)
     spatial_index_db: str | None = option(
         "Database of `index_mesh`, where the files of --labels are looked up; without it all files are opened.",
         None,
@@ -84,6 +84,7 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, meshes),
         processes=setting.workers or 1,
         modules=("beam_volumes.meshing.levels", "beam_volumes.meshing.assembly"),
+        warnings=layer.warnings(meshes),
     )
 
 

@@ -65,7 +65,7 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, meshes),
         processes=layer.asked.workers or 1,
         modules=("beam_volumes.meshing.levels", "beam_volumes.meshing.assembly"),
-        warnings=layer.asked.warnings,
+        warnings=layer.warnings(meshes),
     )
 
 

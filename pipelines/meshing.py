@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from beam_volumes import export_planning
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
@@ -64,6 +66,8 @@ class Forging(Choosing, Reading, Asking):
     def __post_init__(self) -> None:
         """Refuse what cannot work whatever the layer is."""
         super().__post_init__()
+        if self.dust_threshold >= 2**63:
+            raise OptionError(f"--dust_threshold: expected fewer voxels than 2^63, came {self.dust_threshold}")
         asked = [f"--{name}" for name in ("timestamp", "stop_layer") if getattr(self, name) is not None]
         if is_proofreading(self.layer):
             if self.dst is None:
@@ -102,6 +106,12 @@ class Layer(NamedTuple):
     def server(self) -> Server | None:
         """Who is asked for roots."""
         return self.asked.server
+
+    def warnings(self, plan: MeshPlan) -> list[str]:
+        """Tell what a user should know before the run starts."""
+        destination = plan.claim.destination
+        named = destination.warnings() if isinstance(destination, MeshFolder) else []
+        return [*self.asked.warnings, *(named if plan.claim.state != "complete" else [])]
 
 
 def look_at_layer(config: Forging, setting: Setting, scratch: str | None) -> Layer:
@@ -194,6 +204,7 @@ def plan_meshes(
         lookahead_bytes=share,
         surface_bytes=share,
         table_bytes=share,
+        listed=None if choice.labels is None else len(np.setdiff1d(choice.labels, choice.exclude)),
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
     )

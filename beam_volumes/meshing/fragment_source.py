@@ -92,9 +92,7 @@ class FragmentSource:
     @property
     def version(self) -> str:
         """A hash that changes when the fragments are forged anew; of other tools', when their `info` does."""
-        report = Folder(self.url).read_json(f"{self.folder}/report.json") or {}
-        content = json.dumps([self.info, report.get("key")], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return version_of(self.url, self.folder, self.info)
 
     def _bounds(self, source: Source) -> Box:
         """Return the voxels that were meshed."""
@@ -152,3 +150,9 @@ def find_fragments(url: str, folder: str) -> FragmentSource:
             "file, or forge the fragments again"
         )
     return FragmentSource(url, folder, info["mip"], info)
+
+
+def version_of(url: str, folder: str, info: Json) -> str:
+    """Return a hash that changes when a folder of fragments is made anew; of other tools', when its `info` does."""
+    report = Folder(url).read_json(f"{folder}/report.json") or {}
+    return hashlib.sha256(json.dumps([info, report.get("key")], sort_keys=True).encode()).hexdigest()[:16]

@@ -111,6 +111,16 @@ class MeshFolder:
         """Whether the volume's `info` is to name the folder: fragments only where there are no meshes yet."""
         return self.task != "forge_mesh" or info.get("mesh") in (None, self.folder)
 
+    def warnings(self) -> list[str]:
+        """Tell that the volume's `info` will name other meshes than now."""
+        info = Folder(self.url).read_json("info") or {}
+        if info.get("mesh") in (None, self.folder) or not self.is_named_by(info):
+            return []
+        return [
+            f"{self.url}/info names the meshes in {info['mesh']}; it will name {self.folder} when these are "
+            "complete, and viewers will show them. The others stay where they are"
+        ]
+
     def retract(self) -> None:
         """Take the folder out of the volume's `info`."""
         folder = Folder(self.url)

@@ -118,6 +118,7 @@ class MeshPlan:
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
         surface_bytes: of memory for the surfaces that marching cubes makes at a time.
         table_bytes: of memory for the labels of a cell.
+        listed: how many labels are asked for; None where all are.
         inline_bytes: what an element may send along without a pack.
         launch: who launched it, with which versions.
 
@@ -145,6 +146,7 @@ class MeshPlan:
     lookahead_bytes: int
     surface_bytes: int
     table_bytes: int
+    listed: int | None
     inline_bytes: int
     launch: Launch
 

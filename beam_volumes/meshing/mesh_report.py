@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, replace
 
-from beam_volumes.errors import ConservationError
+from beam_volumes.errors import ConservationError, OptionError
 from beam_volumes.geometry import Box, Grid
 from beam_volumes.meshing.assembly import WrittenMeshes
 from beam_volumes.meshing.mesh_counts import MeshCounts
@@ -59,6 +59,7 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
     if not is_committed(plan.claim):
         check_claim(plan.claim)
         check_conservation(plan, totals)
+        _check_any(plan, totals.counts)
         check_files(plan, written_files(plan, totals.counts, totals.written))
         ended = time.time()
         done = report(plan, totals, (started, ended))
@@ -66,6 +67,24 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
         finish(_with_info(plan, totals.counts), provenance(plan.launch, method, [plan.source.url], ended), done)
     write_picture(plan)
     remove_records(plan.claim)
+
+
+def _check_any(plan: MeshPlan, counts: MeshCounts) -> None:
+    """Refuse to call it complete when there are objects, and none of them was meshed.
+
+    Raises:
+        OptionError: so it is; the place is free for another try.
+
+    """
+    if counts.labels or not counts.dust + counts.excluded:
+        return
+    Folder(plan.claim.url).delete_folder(plan.folder)
+    remove_records(plan.claim)
+    raise OptionError(
+        f"{plan.claim.url}: expected an object to mesh, came none: of {counts.dust + counts.excluded:,} objects "
+        f"{counts.dust:,} have fewer voxels than --dust_threshold, and {counts.excluded:,} are not those of --labels, "
+        "or are those of --exclude: change one of these options"
+    )
 
 
 def settle(plan: MeshPlan) -> None:
@@ -133,11 +152,12 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
             "labels": {
                 "meshed": meshed,
                 "under_the_dust_threshold": counts.dust,
-                "left_out": counts.excluded,
+                "not_asked_for": counts.excluded,
+                "asked_for_and_not_there": 0 if plan.listed is None else plan.listed - counts.labels - counts.dust,
                 "without_a_surface": counts.labels - meshed,
             },
             "surfaces": {
-                "triangles_of_marching_cubes": counts.raw_faces,
+                f"triangles_of_{'fragments' if plan.fragments else 'marching_cubes'}": counts.raw_faces,
                 "simplified_otherwise": counts.fell_back,
                 "edges_with_more_than_two_triangles": counts.crowded,
                 "vertices_moved_into_their_cell": counts.clamped,
@@ -152,14 +172,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
                 for name, value in asdict(counts).items()
                 if name.endswith("_seconds")
             },
-            "shards": {
-                "written": len(written),
-                "done_by_an_interrupted_run": sum(w.reused for w in written),
-                "bytes": sum(w.receipt.bytes for w in written),
-                "labels_with_fragments_that_were_split": sum(w.capped for w in written),
-                "fragments_over_the_cap": sum(w.over_cap for w in written),
-                "write_seconds": round(sum(w.seconds for w in written), 3),
-            },
+            **_stored(plan, counts, written),
         },
         **({"server": _server(counts)} if plan.server else {}),
         "largest": largest_meshes(written),
@@ -169,6 +182,21 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
         "holes": [str(box) for box in _holes(plan)],
     }
+
+
+def _stored(plan: MeshPlan, counts: MeshCounts, written: list[WrittenMeshes]) -> Json:
+    """Return what was written: shards, or files of other kinds."""
+    stored = {
+        "written": len(written),
+        "done_by_an_interrupted_run": sum(w.reused for w in written),
+        "bytes": sum(w.receipt.bytes for w in written),
+        "labels_with_fragments_that_were_split": sum(w.capped for w in written),
+        "fragments_over_the_cap": sum(w.over_cap for w in written),
+        "write_seconds": round(sum(w.seconds for w in written), 3),
+    }
+    if plan.mesh_format == "fragments":
+        return {"files of fragments": {"written": counts.files, "bytes": counts.file_bytes}}
+    return {"shards": stored}
 
 
 def _holes(plan: MeshPlan) -> list[Box]:

@@ -243,7 +243,8 @@ def find_index_files(layer: str, mesh_dir: str, option: str = "layer") -> IndexF
     if mesh is None or not isinstance(mesh.get("spatial_index"), dict):
         raise OptionError(
             f"--mesh_dir: expected a folder of fragments with a spatial index, but {where} "
-            f"{'does not exist' if mesh is None else 'has no spatial_index'}: mesh the volume with a spatial index"
+            f"{'does not exist' if mesh is None else 'has no spatial_index'}: name the folder that forge_mesh has "
+            "written"
         )
     scale = _scale(info, _mip(mesh, mesh_dir), where)
     bounds = Box.of_shape(scale[0], scale[1])

@@ -276,7 +276,7 @@ def test_labels_that_are_chosen(sharded: str, layer: Path, neurons: Array, tmp_p
         assert len(legacy_surface(layer, 7, RESOLUTION).open_edges) == 0
         assert not (layer / FRAGMENTS / "5:0.gz").exists()
     told = stage(layer, "labels", FRAGMENTS)
-    assert (told["meshed"], told["left_out"]) == (2, len(labels_in(neurons)) - 2)
+    assert (told["meshed"], told["not_asked_for"]) == (2, len(labels_in(neurons)) - 2)
 
 
 def test_without_an_index_none_is_told_of(layer: Path) -> None:

@@ -59,7 +59,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(layer: Path, db: str, *options: str, processes: int = 1) -> int:
-    return main([f"--layer=file://{layer}", f"--db={db}", f"--processes={processes}", *options])
+    return main([f"--layer=file://{layer}", "--mesh_dir=mesh", f"--db={db}", f"--processes={processes}", *options])
 
 
 def content(db: str) -> list[list[tuple[Any, ...]]]:
@@ -179,7 +179,7 @@ def test_a_killed_load_goes_on_and_makes_the_same_tables(
     files: IndexFiles, layer: Path, db: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(load, "FILES_PER_BATCH", 2)
-    command = [sys.executable, "-c", _SLOW, f"--layer=file://{layer}", f"--db={db}", "--processes=1"]
+    command = [sys.executable, "-c", _SLOW, f"--layer=file://{layer}", "--mesh_dir=mesh", f"--db={db}", "--processes=1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     database = open_database(parse_database_url(db))
 
@@ -269,7 +269,8 @@ def test_two_databases_have_each_their_report(files: IndexFiles, layer: Path, tm
 def test_wrong_options_are_told_in_one_line(
     layer: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    named = [] if any(o.startswith("--layer") for o in options) else [f"--layer=file://{layer}"]
+    named = ["--mesh_dir=mesh"] * (not any(o.startswith("--mesh_dir") for o in options))
+    named += [] if any(o.startswith("--layer") for o in options) else [f"--layer=file://{layer}"]
     before = tree(layer)
     assert main([*named, *options]) == 2
     told = capsys.readouterr()
@@ -298,7 +299,7 @@ def test_a_password_is_nowhere(layer: Path, mariadb: MariaDbServer, tmp_path: Pa
     shown = ""
     for password, status in ((wrong, 2), (mariadb.password, 0), (mariadb.password, 0)):
         environment = {**os.environ, PASSWORD: password}
-        options = [f"--layer=file://{layer}", f"--db={url}", "--processes=2"]
+        options = [f"--layer=file://{layer}", "--mesh_dir=mesh", f"--db={url}", "--processes=2"]
         with started("index_mesh", *options, env=environment) as process:
             shown += "".join(process.communicate(timeout=60))
             assert process.returncode == status, shown

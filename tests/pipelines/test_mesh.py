@@ -248,7 +248,7 @@ def test_labels_that_are_chosen(
     assert mesh(layer, *LODS, *options) == 0
     check(layer, sorted(wanted), 3)
     told = stage(layer, "labels")
-    assert (told["meshed"], told["left_out"]) == (len(wanted), len(labels_in(neurons)) - len(wanted))
+    assert (told["meshed"], told["not_asked_for"]) == (len(wanted), len(labels_in(neurons)) - len(wanted))
 
 
 def test_a_list_of_labels_that_has_changed_is_another_run(
