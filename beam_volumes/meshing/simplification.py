@@ -91,8 +91,9 @@ def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error
     parted = _part_sheets(collapsed, resolution_nm)
     if _is_sound(parted, mesh, before):
         return Simplified(parted, fell_back=False, crowded=crowded, error_nm=error_nm)
-    careful = _simplify_with_care(mesh, resolution_nm, target_faces, max_error_nm)
-    if _is_sound(careful, mesh, before):
+    # On meshes of other tools that have such edges themselves, zmesh may never end.
+    careful = None if before else _simplify_with_care(mesh, resolution_nm, target_faces, max_error_nm)
+    if careful is not None and _is_sound(careful, mesh, before):
         return Simplified(careful, fell_back=True, crowded=crowded, error_nm=error_nm)
     # The last is the mesh itself.
     collapsed, error_nm = next(attempt for attempt in attempts if _crowded(attempt[0]) <= before)
