@@ -179,11 +179,24 @@ def test_volumes_without_an_inside(shape: Vec, tmp_path: Path) -> None:
     assert half_voxels(surface) == crossings(labels == 7, OFFSET)
 
 
-@pytest.mark.parametrize("options", [[], ["--sharded=false"], ["--format=legacy"], ["--dust_threshold=100"]])
+@pytest.mark.parametrize("options", [["--dust_threshold=2"], ["--labels=8"], ["--exclude=9", "--sharded=false"]])
+def test_a_run_that_meshes_none_of_the_objects_fails(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer, labels = tmp_path / "layer", np.zeros((30, 20, 10), np.uint32)
+    labels[3, 3, 3] = 9
+    write_labels(layer, labels)
+    before = tree(layer)
+    assert mesh(layer, *options) == 1
+    assert "expected an object to mesh, came none: of 1 objects" in capsys.readouterr().err
+    assert tree(layer).keys() == before.keys()
+    assert mesh(layer) == 0
+    assert MeshReader(layer).labels == [9]
+
+
+@pytest.mark.parametrize("options", [[], ["--sharded=false"], ["--format=legacy"]])
 def test_a_volume_without_objects_has_no_meshes(options: list[str], tmp_path: Path) -> None:
-    labels = np.zeros((30, 20, 10), np.uint32)
-    labels[3, 3, 3] = 9 if options == ["--dust_threshold=100"] else 0
-    url = write_labels(tmp_path / "layer", labels)
+    url = write_labels(tmp_path / "layer", np.zeros((30, 20, 10), np.uint32))
     assert mesh(tmp_path / "layer", *options) == 0
     assert json.loads((tmp_path / "layer/info").read_text())["mesh"] == "mesh"
     assert list(files(tmp_path / "layer")) == ["info"]
@@ -213,7 +226,8 @@ def test_dust_is_what_is_small_as_a_whole(tmp_path: Path) -> None:
         labels[x : x + 2, y : y + 2, z : z + 2] = 2
     labels[40:44, 40:44, 40:44] = 3
     labels[40, 40, 40] = 0
-    for threshold, expected in ((63, [1, 2, 3]), (64, [1, 2]), (65, [])):
+    labels[0, 0, 60] = 4
+    for threshold, expected in ((1, [1, 2, 3, 4]), (63, [1, 2, 3]), (64, [1, 2])):
         folder = tmp_path / f"layer {threshold}"
         write_labels(folder, labels, (0, 0, 0))
         options = ["--num_lods=2", "--cell_size=16,16,16", "--simplification_factor=1"]
@@ -222,7 +236,7 @@ def test_dust_is_what_is_small_as_a_whole(tmp_path: Path) -> None:
         for label in expected:
             assert half_voxels(reader.mesh(label).surface(0)) == crossings(labels == label, (0, 0, 0))
         told = stage(folder, "labels")
-        assert (told["meshed"], told["under_the_dust_threshold"]) == (len(expected), 3 - len(expected))
+        assert (told["meshed"], told["under_the_dust_threshold"]) == (len(expected), 4 - len(expected))
 
 
 CHOICES = {
