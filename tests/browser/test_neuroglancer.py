@@ -37,7 +37,7 @@ ALONG_Y = (0.5**0.5, 0, 0, 0.5**0.5)
 FORMS = {
     "shards": ["--num_lods=3", "--dust_threshold=20000"],
     "files": ["--num_lods=3", "--sharded=false"],
-    "legacy": ["--format=legacy", "--sharded=false"],
+    "legacy": ["--format=legacy"],
 }
 """Options for meshes in each form that Neuroglancer reads."""
 

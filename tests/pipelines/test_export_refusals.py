@@ -144,7 +144,7 @@ SOURCES = {
         r"--src: precomputed://http://\.\.\.: expected a plain addr",
     ),
     "token": ("https://127.0.0.1:1/v?token=pw", r"--src: https://\.\.\.: expected a plain address"),
-    "made of nothing": ("made://neurons", r"--src: expected made://neurons\?size=X,Y,Z .*came made://neurons"),
+    "made of nothing": ("made://neurons", r"--src: expected made://neurons\?size=X,Y,Z, .*came made://neurons"),
     "made of something else": ("made://glia?size=8,8,8", r"--src: expected made://neurons.*came made://glia"),
     "made with a misspelt part": ("made://neurons?siez=8,8,8", r"--src: expected .*size.*came .*siez"),
     "empty": ("", r"--src: expected text, came ''"),
