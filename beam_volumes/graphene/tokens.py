@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from beam_volumes.errors import OptionError
 from beam_volumes.graphene.table import GrapheneTable
+from beam_volumes.secrets import read_secret
 
 _SECRET = re.compile(r"projects/[^/]+/secrets/[^/]+")
 
@@ -91,31 +92,12 @@ def _read(path: Path) -> str:
 
 
 def _secret(name: str) -> str:
-    """Return the latest version of a secret, see https://cloud.google.com/secret-manager/docs/access-secret-version."""
+    """Return what a secret holds, whose name is checked first: it may be the token itself."""
     if not _SECRET.fullmatch(name):
         raise OptionError(
             f"--token_env: expected the name of an environment variable, or projects/P/secrets/S, came {_shown(name)}"
         )
-    try:
-        # Only where it is asked for: the package is large, and missing where Google Cloud is not used.
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud import secretmanager
-    except ImportError as error:
-        raise OptionError(
-            f"--token_env: {name} is read with google-cloud-secret-manager, which is not installed: "
-            "pip install google-cloud-secret-manager"
-        ) from error
-    try:
-        client = secretmanager.SecretManagerServiceClient()
-        answer = client.access_secret_version(name=f"{name}/versions/latest")
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise OptionError(f"--token_env: cannot read the secret {name}: {type(error).__name__}: {error}") from error
-    try:
-        return str(answer.payload.data.decode("utf-8"))
-    except UnicodeDecodeError:
-        # Not chained: the error holds the bytes of the secret.
-        raise OptionError(f"--token_env: expected a token as text in the secret {name}, came other bytes") from None
+    return read_secret(name, "--token_env", "a token")
 
 
 def _token(text: str, source: str) -> Token:

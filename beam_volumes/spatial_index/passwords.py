@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from beam_volumes.errors import OptionError
+from beam_volumes.secrets import read_secret
 
 _SECRET = re.compile(r"projects/[^/\s]+/secrets/[^/\s]+")
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
@@ -74,7 +75,7 @@ class PasswordPlace:
 
         """
         if self.secret:
-            return Password(_read_secret(self.secret))
+            return Password(read_secret(self.secret, "--db", "a password"))
         if not self.variable:
             return Password("")
         value = os.environ.get(self.variable, "")
@@ -103,27 +104,3 @@ class PasswordPlace:
 
 NOWHERE = PasswordPlace()
 """There is no password."""
-
-
-def _read_secret(name: str) -> str:
-    """Return the latest version of a secret, see https://cloud.google.com/secret-manager/docs/access-secret-version."""
-    try:
-        # Only where it is asked for: the package is large, and missing where Google Cloud is not used.
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-        from google.cloud import secretmanager
-    except ImportError as error:
-        raise OptionError(
-            f"--db: {name} is read with google-cloud-secret-manager, which is not installed: "
-            "pip install google-cloud-secret-manager"
-        ) from error
-    try:
-        client = secretmanager.SecretManagerServiceClient()
-        answer = client.access_secret_version(name=f"{name}/versions/latest")
-    except (GoogleAPIError, GoogleAuthError) as error:
-        raise OptionError(f"--db: cannot read the secret {name}: {type(error).__name__}: {error}") from error
-    try:
-        return str(answer.payload.data.decode("utf-8"))
-    except UnicodeDecodeError:
-        # Not chained: the error holds the bytes of the secret.
-        raise OptionError(f"--db: expected a password as text in the secret {name}, came other bytes") from None
