@@ -16,15 +16,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from beam_volumes.destinations import CLAIM, RECORDS, Destination, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError, VolumeError
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder, join, normalize
+
+ItemT = TypeVar("ItemT")
+
+_SECONDS_BETWEEN_CHECKS = 1.0
 
 
 @dataclass(frozen=True)
@@ -161,6 +167,21 @@ def check_claim(claim: Claim) -> None:
             f"{'it is gone' if found is None else 'another run has taken it over'}: nothing more is written; "
             "if no other run is going on, give the same command again"
         )
+
+
+def while_claimed(claim: Claim, items: Iterable[ItemT]) -> Iterator[ItemT]:
+    """Yield items while the destination is this run's: what is made of them may take long, and another run may begin.
+
+    Raises:
+        DestinationError: it is no longer; the claim is looked at once a second, as that may be a request.
+
+    """
+    checked = -math.inf
+    for item in items:
+        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
+            check_claim(claim)
+            checked = time.monotonic()
+        yield item
 
 
 @contextlib.contextmanager

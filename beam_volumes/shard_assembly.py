@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -18,13 +17,10 @@ from beam_volumes.precomputed.info import chunk_name
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.receipts import Receipt, receipts, record
-from beam_volumes.runs import Claim, check_claim, telling_of_replacement
+from beam_volumes.runs import Claim, check_claim, telling_of_replacement, while_claimed
 from beam_volumes.scale_files import shard_file, tally
 from beam_volumes.storage import Folder
 from beam_volumes.targets import ShardKey, Target
-
-_SECONDS_BETWEEN_CHECKS = 1.0
-"""In which chunks are written without another look at the claim, which may be a request."""
 
 
 class WrittenShard(NamedTuple):
@@ -50,7 +46,7 @@ def assemble_shard(claim: Claim, target: Target, shard: int, parcels: Iterable[P
     started = time.perf_counter()
     with telling_of_replacement(claim), ParcelReader(claim.scratch, list(parcels)) as reader:
         _check_complete(target, shard, reader)
-        chunks = _while_claimed(claim, _encoded_chunks(target, reader))
+        chunks = while_claimed(claim, _encoded_chunks(target, reader))
         folder = Folder(target.url)
         if target.scale.sharding:
             spec = target.scale.sharding
@@ -86,16 +82,6 @@ def _encoded_chunks(target: Target, reader: ParcelReader) -> Iterator[tuple[int,
             yield chunk, pieces[0][1]
         else:
             yield chunk, _join(target, box, pieces)
-
-
-def _while_claimed(claim: Claim, chunks: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Yield chunks while the destination is this run's: a shard may take long, and another run may begin meanwhile."""
-    checked = -math.inf
-    for chunk in chunks:
-        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
-            check_claim(claim)
-            checked = time.monotonic()
-        yield chunk
 
 
 def _join(target: Target, box: Box, pieces: list[tuple[Box, bytes]]) -> bytes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import heapq
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import crc32c
 
@@ -15,7 +14,7 @@ from beam_volumes.codecs import compress
 from beam_volumes.meshing.cell_output import place_of
 from beam_volumes.meshing.fragment_capping import CellData, split_fragments
 from beam_volumes.meshing.legacy import fragment_name, write_manifest
-from beam_volumes.meshing.manifest import encode_manifest, list_fragments, lod_scales
+from beam_volumes.meshing.manifest import Manifest, encode_manifest, list_fragments, lod_scales
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.simplification import simplify
@@ -23,11 +22,10 @@ from beam_volumes.parcels import Parcel, ParcelReader
 from beam_volumes.precomputed.shards import write_shard
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.receipts import Receipt, receipt_of, record
-from beam_volumes.runs import check_claim, telling_of_replacement
+from beam_volumes.runs import check_claim, telling_of_replacement, while_claimed
 from beam_volumes.storage import Folder, join
 
-_SECONDS_BETWEEN_CHECKS = 1.0
-"""In which labels are written without another look at the claim, which may be a request."""
+ItemT = TypeVar("ItemT")
 
 _COMPRESSION_LEVEL = 9
 
@@ -171,13 +169,8 @@ class _MeshWriter:
         return Receipt(0, self.shard, count, size, 0)
 
     def _labels(self) -> Iterator[tuple[int, range]]:
-        """Yield labels while the destination is this run's: a shard may take long, and another run may begin."""
-        checked = -math.inf
-        for label, rows in self.reader.groups():
-            if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
-                check_claim(self.plan.claim)
-                checked = time.monotonic()
-            yield label, rows
+        """Yield labels and the rows of their fragments."""
+        return while_claimed(self.plan.claim, self.reader.groups())
 
     def _objects(self) -> Iterator[_Object]:
         plan, grid = self.plan, self.plan.grid
@@ -194,13 +187,8 @@ class _MeshWriter:
                 lods[place.lod].append((place.position, int(lengths[row])))
                 rows_of[place.lod].append(row)
             listed = list_fragments(lods)
-            given = [
-                numbers[n]
-                for level, numbers in zip(listed.levels, rows_of, strict=True)
-                for n in level.given.tolist()
-                if n >= 0
-            ]
-            yield _Object(label, encode_manifest(listed, grid, scales), map(self.reader.read, given))
+            ordered = map(self.reader.read, _in_order(listed, rows_of))
+            yield _Object(label, encode_manifest(listed, grid, scales), ordered)
 
     def _capped(self, label: int, rows: range) -> _Object:
         """Return an object of whose fragments at least one is too large."""
@@ -213,14 +201,15 @@ class _MeshWriter:
         self.capped += 1
         self.over_cap += done.over_cap
         listed = list_fragments([[(cell.position, len(cell.data)) for cell in level] for level in done.lods])
-        fragments = [
-            cells[n].data
-            for level, cells in zip(listed.levels, done.lods, strict=True)
-            for n in level.given.tolist()
-            if n >= 0
-        ]
+        fragments = (cell.data for cell in _in_order(listed, done.lods))
         scales = _finer(lod_scales(plan.grid, plan.num_lods), done.added_lods)
-        return _Object(label, encode_manifest(listed, done.grid, scales), iter(fragments))
+        return _Object(label, encode_manifest(listed, done.grid, scales), fragments)
+
+
+def _in_order(manifest: Manifest, lods: Sequence[Sequence[ItemT]]) -> Iterator[ItemT]:
+    """Yield what there is of each fragment in the order of the manifest; parents without one are passed over."""
+    for level, items in zip(manifest.levels, lods, strict=True):
+        yield from (items[n] for n in level.given.tolist() if n >= 0)
 
 
 class _Files:
