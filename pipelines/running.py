@@ -29,6 +29,7 @@ from beam_volumes.places import check_for_workers
 from beam_volumes.process_pool import acquire, release
 from beam_volumes.runs import Claim, is_committed, take
 from beam_volumes.storage import Folder
+from pipelines import interrupts_are_raised
 from pipelines.beam_options import beam_options, is_local, workers_at_most
 from pipelines.options import parse
 from pipelines.progress_bar import ProgressBar
@@ -93,6 +94,7 @@ class Job:
 def run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequence[str]) -> int:
     """Run the command that `config_class` and `plan` make; return its exit status."""
     try:
+        interrupts_are_raised()
         return _run(config_class, plan, argv)
     except KeyboardInterrupt:
         _say("stopped: give the same command again to go on where it stopped")
