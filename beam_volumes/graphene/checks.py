@@ -119,7 +119,7 @@ def check_ages(roots: Ids, created: npt.NDArray[np.float64], timestamp: int, whe
 
 
 def check_timestamp(oldest: float | None, timestamp: int | None, now: float) -> list[str]:
-    """Check the time at which a volume is to be exported, and return what to warn of.
+    """Check the time at which a volume is to be read, and return what to warn of.
 
     Args:
         oldest: UNIX second from which on the graph is whole; None where the server does not tell.
@@ -132,7 +132,7 @@ def check_timestamp(oldest: float | None, timestamp: int | None, now: float) -> 
     """
     if timestamp is None:
         raise OptionError(
-            "--timestamp: expected a UNIX second, the moment at which the volume is exported, none came: "
+            "--timestamp: expected a UNIX second, the moment whose state of the volume is wanted, none came: "
             f"now is {int(now)}, and ten minutes ago was {int(now) - _YOUNG_SECONDS}"
         )
     if timestamp > now:

@@ -145,9 +145,7 @@ def _labels(option: str, text: str) -> npt.NDArray[np.uint64]:
         place, _, name = normalize(text).rpartition("/")
         data = Folder(place).read(name)
         if data is None:
-            raise OptionError(
-                f"--{option}: expected labels such as 17,42, or a file of them, came {text!r}, which does not exist"
-            )
+            raise OptionError(_no_labels(option, text))
         source = data.decode(errors="replace").strip().removeprefix("[").removesuffix("]")
     words = [word for word in re.split(r"[\s,]+", source.strip()) if word]
     wrong = [word for word in words if not word.isascii() or not word.isdigit() or int(word) >= 2**64]
@@ -169,6 +167,15 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
     voxel_bytes = np.dtype(source.data_type).itemsize
     hours = seconds / 3600
     listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
+def _no_labels(option: str, text: str) -> str:
+    """Return why a text is refused that is neither a list of labels nor the name of a file."""
+    expected = f"--{option}: expected labels such as 17,42, or a file of them, came"
+    if "," not in text and not text.lstrip()[:1].isdigit():
+        return f"{expected} {text!r}, which does not exist"
+    wrong = next(item for item in text.split(",") if not re.fullmatch(r"\s*[0-9]+\s*", item))
+    return f"{expected} {wrong[:40]!r} in {text[:80]!r}: correct it; there is no file of that name, either"
+
+
     return [
         ("layer", f"{source.url}, mip {source.mip}"),
         ("destination", f"{plan.claim.url}/{plan.folder} ({plan.claim.state})"),

@@ -118,6 +118,12 @@ OPTIONS = {
     "fragments": (["{}", "--max_fragment_bytes=10"], r"--max_fragment_bytes: expected .*1000 or more, came '10'"),
     "background": (["{}", "--labels=0,1"], r"--labels: expected labels of objects, came 0, which is background"),
     "large label": (["{}", f"--labels={2**64}"], r"--labels: expected whole numbers under 2\^64.*18446744073709551616"),
+    "a word in a list": (
+        ["{}", "--labels=17,x,4"],
+        r"--labels: expected labels such as 17,42, .*, came 'x' in '17,x,4'",
+    ),
+    "a gap in a list": (["{}", "--exclude=17,,4"], r"--exclude: expected labels .*, came '' in '17,,4'"),
+    "a number with a letter": (["{}", "--labels=17b"], r"--labels: expected labels .*, came '17b' in '17b'"),
     "no list": (["{}", "--exclude=/no/such/file"], r"--exclude: expected labels such as 17,42, or a file of them"),
     "bounds": (["{}", "--bounds=0,0,0,9,9,9"], r"--bounds: expected voxels of"),
     "flat and open": (
