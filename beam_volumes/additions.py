@@ -54,6 +54,11 @@ class NewScales:
         return cls(url, mip, new, finer)
 
     @property
+    def place(self) -> str:
+        """The volume."""
+        return self.url
+
+    @property
     def records(self) -> str:
         """Of one run at a time."""
         return f"{RECORDS}/{self.task}"
@@ -177,6 +182,11 @@ class DerivedFiles:
 
     option: ClassVar[str] = "layer"
     advice: ClassVar[str] = "replace what is there with --overwrite"
+
+    @property
+    def place(self) -> str:
+        """The volume."""
+        return self.url
 
     @property
     def folders(self) -> list[str]:

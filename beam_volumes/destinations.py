@@ -37,8 +37,12 @@ class Destination(Protocol):
         """The volume."""
 
     @property
+    def place(self) -> str:
+        """What the run fills, as messages name it: the volume, a folder of it, a database."""
+
+    @property
     def option(self) -> str:
-        """The option that names the volume, without its dashes."""
+        """The option that names the place, without its dashes."""
 
     @property
     def task(self) -> str:
@@ -114,6 +118,11 @@ class NewVolume:
     advice: ClassVar[str] = "choose another place, or replace the volume with --overwrite"
     records: ClassVar[str] = RECORDS
     report: ClassVar[str] = VOLUME_REPORT
+
+    @property
+    def place(self) -> str:
+        """The volume."""
+        return self.url
 
     @property
     def folders(self) -> list[str]:

@@ -70,6 +70,11 @@ class Claim:
         return self.destination.url
 
     @property
+    def place(self) -> str:
+        """What the run fills, as messages name it."""
+        return self.destination.place
+
+    @property
     def report(self) -> str:
         """The report, below `url`."""
         return self.destination.report
@@ -143,7 +148,7 @@ def take(claim: Claim) -> None:
     if claim.state != "resumed":
         if not folder.create(_claim_file(destination), data):
             raise DestinationError(
-                f"{claim.url}: another run claimed this destination at the same moment: expected to be alone; "
+                f"{claim.place}: another run claimed this destination at the same moment: expected to be alone; "
                 "wait for it, or choose another place"
             )
         # One that was replaced may have written it late.
@@ -163,7 +168,7 @@ def check_claim(claim: Claim) -> None:
     found = _read_record(Folder(claim.url), _claim_file(claim.destination))
     if found is None or found.key != claim.key:
         raise DestinationError(
-            f"{claim.url}: expected this run's claim on the destination, but "
+            f"{claim.place}: expected this run's claim on the destination, but "
             f"{'it is gone' if found is None else 'another run has taken it over'}: nothing more is written; "
             "if no other run is going on, give the same command again"
         )
@@ -337,11 +342,11 @@ def _refusal(wanted: Claim, found: _Record, *, own: bool, unfinished: bool) -> s
     destination = wanted.destination
     if own:
         return (
-            f"--resume: expected an unfinished {destination.task} at {wanted.url} to begin anew, but it is complete: "
+            f"--resume: expected an unfinished {destination.task} at {wanted.place} to begin anew, but it is complete: "
             "leave --resume out, or replace what it has written with --overwrite"
         )
     return (
-        f"--{destination.option}: {wanted.url} holds another run: {_differences(found.identity, wanted.identity)}; "
+        f"--{destination.option}: {wanted.place} holds another run: {_differences(found.identity, wanted.identity)}; "
         f"{'finish it with its own command, or ' if unfinished else ''}{destination.advice}"
     )
 

@@ -171,7 +171,9 @@ def plan_meshes(
         **({"fragments_version": kind.fragments_version} if kind.fragments else {}),
     }
     scratch = config.scratch and writable("scratch", config.scratch)
-    destination = MeshFolder(layer.url, config.mesh_dir, kind.task)
+    destination = MeshFolder(
+        layer.url, config.mesh_dir, kind.task, volume_option="dst" if getattr(config, "dst", None) else "layer"
+    )
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     fill_missing = getattr(config, "fill_missing", False)
     export_planning.check_holes(claim, fill_missing=fill_missing)

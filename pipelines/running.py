@@ -211,7 +211,7 @@ def _launch(job: Job, options: PipelineOptions) -> int:
     pipeline = beam.Pipeline(options=options)
     job.build(pipeline, Execution(1, None))
     result = pipeline.run()
-    _say(f"launched: {job.claim.url} is complete when {job.claim.report} stands in it; state now: {result.state}")
+    _say(f"launched: {job.claim.place} is complete when {job.claim.report} stands in {job.claim.url}; state now: {result.state}")
     return 0
 
 
@@ -224,7 +224,7 @@ def _show_report(claim: Claim) -> int:
             "was written, or begun to replace it"
         )
     print_rows("done", report_rows(report))
-    print(f"{claim.url} is complete")
+    print(f"{claim.place} is complete")
     return 0
 
 

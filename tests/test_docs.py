@@ -77,12 +77,15 @@ def test_the_counts_and_mips_of_the_readme_are_made(tmp_path: Path) -> None:
 
 def test_the_meshes_of_the_readme_are_made_in_one_run_and_in_stages(tmp_path: Path) -> None:
     run_block(block_with("--src='made://neurons"), tmp_path)
-    assert f"file://{tmp_path}/out/neurons is complete" in run_block(block_with("pipelines.mesh --layer"), tmp_path)
+    shown = run_block(block_with("pipelines.mesh --layer"), tmp_path)
+    assert f"\nfile://{tmp_path}/out/neurons/mesh is complete\n" in shown
     folder = tmp_path / "out/neurons"
     assert json.loads((folder / "info").read_text())["mesh"] == "mesh"
     assert {path.name for path in (folder / "mesh").iterdir()} >= {"info", "report.json", "meshes.png"}
     assert run_snippet(".mesh.get(", tmp_path, ".shape[1]") == "3"
-    run_block(block_with("pipelines.forge_mesh --layer"), tmp_path)
+    shown = run_block(block_with("pipelines.forge_mesh --layer"), tmp_path)
+    ends = re.findall("^(.*) is complete$", shown, re.MULTILINE)
+    assert ends == [f"file://{folder}/mesh_fragments", f"sqlite://{tmp_path}/out/index.db", f"file://{folder}/merged"]
     assert (tmp_path / "out/index.db").stat().st_size > 1000
     # How many labels are found, each in one file or more.
     assert int(run_snippet("SpatialIndex(", tmp_path, ".keys().__len__()")) > 10

@@ -10,7 +10,7 @@ from beam_volumes.additions import check_exported, read_info
 from beam_volumes.destinations import RECORDS, inside, write_json
 from beam_volumes.errors import DestinationError, OptionError
 from beam_volumes.precomputed.info import Json
-from beam_volumes.storage import Folder
+from beam_volumes.storage import Folder, join
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class MeshFolder:
         folder: below the volume.
         task: the pipeline.
         info: of the meshes; None until all is known of them.
+        volume_option: the option that names the volume, without its dashes.
 
     """
 
@@ -28,9 +29,15 @@ class MeshFolder:
     folder: str
     task: str
     info: Json | None = None
+    volume_option: str = "layer"
 
     option: ClassVar[str] = "mesh_dir"
     advice: ClassVar[str] = "choose another --mesh_dir, or replace what is there with --overwrite"
+
+    @property
+    def place(self) -> str:
+        """The folder."""
+        return join(self.url, self.folder)
 
     @property
     def records(self) -> str:
@@ -49,7 +56,7 @@ class MeshFolder:
 
     def check(self) -> None:
         """Refuse a volume that is still being written, and a folder that holds voxels, or lies outside."""
-        info, scales = read_info(self.url, "layer")
+        info, scales = read_info(self.url, self.volume_option)
         if inside([self.folder]) != [self.folder]:
             raise OptionError(f"--{self.option}: expected the name of a folder in {self.url}, came {self.folder!r}")
         keys = [str(scale.get("key")) for scale in scales]
@@ -60,7 +67,7 @@ class MeshFolder:
                 f"--{self.option}: expected a folder of its own for meshes, came {self.folder}, but {self.url}/info "
                 f"says that {taken[0]} is something else: choose another name"
             )
-        check_exported(self.url, "layer")
+        check_exported(self.url, self.volume_option)
 
     def obstacle(self, *, own: bool) -> str | None:
         """Something stands there."""

@@ -160,13 +160,6 @@ def _labels(option: str, text: str) -> npt.NDArray[np.uint64]:
     return found
 
 
-def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
-    """Return what `--plan` prints, row by row."""
-    source, cells = plan.source, plan.cells
-    seconds, faces = _estimate(plan)
-    voxel_bytes = np.dtype(source.data_type).itemsize
-    hours = seconds / 3600
-    listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
 def _no_labels(option: str, text: str) -> str:
     """Return why a text is refused that is neither a list of labels nor the name of a file."""
     expected = f"--{option}: expected labels such as 17,42, or a file of them, came"
@@ -176,9 +169,16 @@ def _no_labels(option: str, text: str) -> str:
     return f"{expected} {wrong[:40]!r} in {text[:80]!r}: correct it; there is no file of that name, either"
 
 
+def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
+    """Return what `--plan` prints, row by row."""
+    source, cells = plan.source, plan.cells
+    seconds, faces = _estimate(plan)
+    voxel_bytes = np.dtype(source.data_type).itemsize
+    hours = seconds / 3600
+    listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
     return [
         ("layer", f"{source.url}, mip {source.mip}"),
-        ("destination", f"{plan.claim.url}/{plan.folder} ({plan.claim.state})"),
+        ("destination", f"{plan.claim.place} ({plan.claim.state})"),
         ("voxels", f"{plan.bounds} = {shape_text(plan.bounds.shape)} of {source.data_type}"),
         ("cells", f"{len(cells):,} of {shape_text(cells.cell)}, read in blocks of {shape_text(plan.block.cell)}"),
         ("labels", f"{listed}, from {choice.dust_threshold:,} voxels on, without {len(choice.exclude):,}"),
@@ -197,7 +197,7 @@ def summary_of_merge(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str
     listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
     return [
         ("fragments", plan.fragments.url),
-        ("destination", f"{plan.claim.url}/{plan.folder} ({plan.claim.state})"),
+        ("destination", f"{plan.claim.place} ({plan.claim.state})"),
         ("files", f"{plan.planned['cells']:,} of {shape_text(plan.cells.cell)}"),
         ("labels", f"{listed}, without {len(choice.exclude):,}"),
         ("cells by level of detail", "; ".join(f"{len(plan.level(lod)):,}" for lod in range(plan.num_lods))),

@@ -81,7 +81,7 @@ def _check_any(plan: MeshPlan, counts: MeshCounts) -> None:
     Folder(plan.claim.url).delete_folder(plan.folder)
     remove_records(plan.claim)
     raise OptionError(
-        f"{plan.claim.url}: expected an object to mesh, came none: of {counts.dust + counts.excluded:,} objects "
+        f"{plan.claim.place}: expected an object to mesh, came none: of {counts.dust + counts.excluded:,} objects "
         f"{counts.dust:,} have fewer voxels than --dust_threshold, and {counts.excluded:,} are not those of --labels, "
         "or are those of --exclude: change one of these options"
     )

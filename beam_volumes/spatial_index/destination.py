@@ -39,6 +39,11 @@ class IndexTables:
     advice: ClassVar[str] = "name another database, or replace the index with --overwrite"
 
     @property
+    def place(self) -> str:
+        """The database."""
+        return str(self.database)
+
+    @property
     def folders(self) -> list[str]:
         """None: the tables are elsewhere."""
         return []

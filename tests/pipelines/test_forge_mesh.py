@@ -323,7 +323,7 @@ def test_the_bytes_depend_on_the_voxels_alone(
     assert forge(layer, *options, processes=processes) == 0
     out, err = capsys.readouterr()
     assert "nothing to do" in err
-    assert "is complete" in out
+    assert out.endswith(f"\nfile://{layer}/{FRAGMENTS} is complete\n")
     assert stamps(layer) == before
 
 

@@ -109,7 +109,9 @@ def test_twice_makes_the_same_tables(layer: Path, db: str, capsys: pytest.Captur
     assert run(layer, db) == 0
     first = content(db)
     assert run(layer, db) == 0
-    assert "nothing to do" in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert "nothing to do" in err
+    assert out.endswith(f"\n{parse_database_url(db)} is complete\n")
     assert content(db) == first
     assert run(layer, db, "--overwrite") == 0
     assert content(db) == first

@@ -433,7 +433,7 @@ def test_the_bytes_depend_on_the_fragments_alone(
     assert merge(layer, processes=processes) == 0
     out, err = capsys.readouterr()
     assert "nothing to do" in err
-    assert "is complete" in out
+    assert out.endswith(f"\nfile://{layer}/mesh is complete\n")
     assert stamps(layer) == before
 
 

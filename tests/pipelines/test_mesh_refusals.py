@@ -99,7 +99,7 @@ OPTIONS = {
     ),
     "timestamp without a graph": (["{}", "--timestamp=17"], r"--timestamp: expected a graphene:// volume with it"),
     "layer without a graph": (["{}", "--stop_layer=2"], r"--stop_layer: expected a graphene:// volume with it"),
-    "dst that is none": (["{}", "--dst=file:///nowhere/at/all"], r"--layer: expected .*file:///nowhere/at/all"),
+    "dst that is none": (["{}", "--dst=file:///nowhere/at/all"], r"--dst: expected .*file:///nowhere/at/all"),
     "mip": (["{}", "--mip=3"], r"--mip: expected one of \[0\], .*came 3"),
     "no levels": (["{}", "--num_lods=0"], r"--num_lods: expected a whole number, 1 or more, came '0'"),
     "levels of legacy": (

@@ -166,7 +166,7 @@ def test_without_resume_and_over_another_run(case: Case, capsys: pytest.CaptureF
     capsys.readouterr()
     assert command.run(layer, *command.options) == 2
     line = only_error(capsys.readouterr().err)
-    assert "holds another run" in line
+    assert f"--mesh_dir: file://{layer}/{command.folder} holds another run" in line
     assert line.endswith("choose another --mesh_dir, or replace what is there with --overwrite")
     assert command.run(layer, *command.other, "--resume=false") == 2
     assert "--resume: expected an unfinished" in only_error(capsys.readouterr().err)
