@@ -39,6 +39,30 @@ def writable(option: str, url: str) -> str:
     return place
 
 
+def scratch_folder(url: str | None) -> str | None:
+    """Return the normalized form of `--scratch`, None for None.
+
+    Raises:
+        OptionError: nothing can be written there; or it is on this machine, is no folder, and could not become one
+            without another: one of the names is mistyped.
+
+    """
+    if url is None:
+        return None
+    place = writable("scratch", url)
+    if not is_local(place):
+        return place
+    path = local_path(place)
+    if path.exists() and not path.is_dir():
+        raise OptionError(f"--scratch: expected a folder, came {path}, which is a file: name another place")
+    if not path.parent.is_dir():
+        raise OptionError(
+            f"--scratch: expected a folder, or a new one in a folder that is there, came {path}, but there is no "
+            f"{path.parent}: correct the name, or make that folder"
+        )
+    return place
+
+
 def destination(url: str, source: Source) -> str:
     """Return the normalized form of `--dst`.
 

@@ -15,7 +15,7 @@ import apache_beam as beam
 from beam_volumes import voxel_count_planning as planning
 from beam_volumes.additions import DerivedFiles
 from beam_volumes.export_planning import bounds_in, check_holes, source_version
-from beam_volumes.places import writable
+from beam_volumes.places import scratch_folder, writable
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
 from beam_volumes.sources import describe_source
@@ -58,7 +58,7 @@ def plan(config: Config, setting: Setting) -> Job:
     names = tuple(f"{FOLDER}/{name}" for name in FILES)
     destination = DerivedFiles(url, "count_voxels", key, names, f"{FOLDER}/{REPORT}")
     facts = {**identity(config), "source_version": source_version(source)}
-    scratch = config.scratch and writable("scratch", config.scratch)
+    scratch = scratch_folder(config.scratch)
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     check_holes(claim, fill_missing=config.fill_missing)
     memory = planning.share_memory(config.memory_target)

@@ -14,7 +14,7 @@ from beam_volumes import export_planning as planning
 from beam_volumes.additions import NewScales
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Vec
-from beam_volumes.places import writable
+from beam_volumes.places import scratch_folder, writable
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
 from beam_volumes.scale_planning import plan_mips
@@ -64,7 +64,7 @@ def plan(config: Config, setting: Setting) -> Job:
     entries = [target.scale.to_info() for target in targets]
     facts = {**identity(config), "source_version": planning.source_version(source), "scales": entries}
     destination = NewScales.planned(url, config.mip, entries)
-    scratch = config.scratch and writable("scratch", config.scratch)
+    scratch = scratch_folder(config.scratch)
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     planning.check_holes(claim, fill_missing=config.fill_missing)
     downsampling = VolumePlan(

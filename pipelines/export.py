@@ -15,7 +15,7 @@ from beam_volumes import export_planning as planning
 from beam_volumes.destinations import NewVolume
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Vec
-from beam_volumes.places import destination, is_proofreading, writable
+from beam_volumes.places import destination, is_proofreading, scratch_folder
 from beam_volumes.precomputed.info import volume_info
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
@@ -86,7 +86,7 @@ def plan(config: Config, setting: Setting) -> Job:
         "source_version": planning.source_version(source),
         "encodings": [target.scale.encoding for target in targets],
     }
-    scratch = config.scratch and writable("scratch", config.scratch)
+    scratch = scratch_folder(config.scratch)
     info = volume_info(source.info, source.layer_type, [target.scale for target in targets], clean=config.clean_info)
     claim = inspect_destination(
         NewVolume(url, info), facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch

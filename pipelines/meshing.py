@@ -14,7 +14,7 @@ from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.labels import LabelChoice
 from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan, Simplification
-from beam_volumes.places import is_proofreading, writable
+from beam_volumes.places import is_proofreading, scratch_folder, writable
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
@@ -170,7 +170,7 @@ def plan_meshes(
         "cell": list(cells.cells.cell),
         **({"fragments_version": kind.fragments_version} if kind.fragments else {}),
     }
-    scratch = config.scratch and writable("scratch", config.scratch)
+    scratch = scratch_folder(config.scratch)
     destination = MeshFolder(
         layer.url, config.mesh_dir, kind.task, volume_option="dst" if getattr(config, "dst", None) else "layer"
     )

@@ -211,7 +211,8 @@ def _launch(job: Job, options: PipelineOptions) -> int:
     pipeline = beam.Pipeline(options=options)
     job.build(pipeline, Execution(1, None))
     result = pipeline.run()
-    _say(f"launched: {job.claim.place} is complete when {job.claim.report} stands in {job.claim.url}; state now: {result.state}")
+    claim = job.claim
+    _say(f"launched: {claim.place} is complete when {claim.report} stands in {claim.url}; state now: {result.state}")
     return 0
 
 

@@ -135,6 +135,14 @@ OPTIONS = {
     "the volume itself": (["{}", "--mesh_dir=."], r"--mesh_dir: expected the name of a folder in .*came '.'"),
     "outside": (["{}", "--mesh_dir=../mesh"], r"--mesh_dir: expected the name of a folder in .*came '../mesh'"),
     "records": (["{}", "--mesh_dir=.beam_volumes"], r"--mesh_dir: expected .*\.beam_volumes"),
+    "scratch in a folder that is not there": (
+        ["{}", "--scratch=/nowhere/at/all"],
+        r"--scratch: expected a folder, .*, came /nowhere/at/all, but there is no /nowhere/at: correct the name",
+    ),
+    "scratch that is a file": (
+        ["{}", f"--scratch={__file__}"],
+        r"--scratch: expected a folder, came .*, which is a file",
+    ),
     "scratch": (["{}", "--scratch=https://host/path"], r"--scratch: expected a place to write to"),
     "misspelt": (["{}", "--num_lod=2"], r"--num_lod: neither .* did you mean --num_lods"),
 }
