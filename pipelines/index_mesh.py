@@ -81,6 +81,8 @@ def plan(config: Config, setting: Setting) -> Job:
         "version": version_of(url, mesh_dir, Folder(url).read_json(f"{mesh_dir}/info") or {}),
     }
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite)
+    if claim.state != "complete":
+        open_database(database).check_writable()
     load.check_holes(claim, fill_missing=config.fill_missing)
     is_resumed = claim.state == "resumed"
     loaded = loaded_batches(open_database(database), claim.key) if is_resumed else frozenset[int]()

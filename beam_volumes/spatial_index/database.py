@@ -38,6 +38,14 @@ class Database(Protocol):
 
         """
 
+    def check_writable(self) -> None:
+        """Refuse a database in which no tables can be made, or that cannot be made itself; writes nothing.
+
+        Raises:
+            DatabaseError: so it is: the name may be wrong.
+
+        """
+
     def create(self) -> None:
         """Make the database, without tables, if it is not there."""
 

@@ -12,6 +12,7 @@ import contextlib
 import random
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -45,13 +46,19 @@ _SESSION = (
     "SET SESSION foreign_key_checks = 0",
 )
 
+_RIGHTS = "CREATE, DROP, INDEX, SELECT, INSERT and UPDATE"
+
+_NOT_WRITABLE = {ER.TABLEACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, ER.OPTION_PREVENTS_STATEMENT}
+"""The last one comes of a server that only reads."""
+
 _ADVICE = {
     CR.CR_SSL_CONNECTION_ERROR: (
         "the connection is to be encrypted: let the server offer TLS with a certificate that is accepted here; on a "
         "network that you trust, ?tls=off does without"
     ),
     ER.ACCESS_DENIED_ERROR: "check the user, and the password in its place",
-    ER.DBACCESS_DENIED_ERROR: "let the user have the rights CREATE, DROP, INDEX, SELECT, INSERT and UPDATE",
+    ER.DBACCESS_DENIED_ERROR: f"correct the name of the database, or let the user have the rights {_RIGHTS}",
+    ER.BAD_DB_ERROR: "correct the name of the database, or load it with index_mesh",
     CR.CR_CONN_HOST_ERROR: "check host and port, and that the server is running and lets this machine in",
 }
 
@@ -70,6 +77,20 @@ class MySqlDatabase:
         with self._connected(None) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT 1 FROM information_schema.schemata WHERE schema_name = %s", (self.url.database,))
             return cursor.fetchone() is not None
+
+    def check_writable(self) -> None:
+        """See `Database.check_writable`.
+
+        The statement fails whatever the rights are, as it copies from a table that is nowhere; but who may not make a
+        table in the database, and so not the database itself either, is told that first.
+        """
+        name, nowhere = (f"{self.url.database}.{kind}_{uuid.uuid4().hex}" for kind in ("new", "none"))
+        with self._connected(None) as connection, connection.cursor() as cursor:
+            try:
+                cursor.execute(f"CREATE TABLE {name} LIKE {nowhere}")
+            except pymysql.Error as error:
+                if error.args[0] in _NOT_WRITABLE:
+                    raise DatabaseError(self._without_rights()) from None
 
     def create(self) -> None:
         """Make the database, as CloudVolume makes it."""
@@ -119,6 +140,15 @@ class MySqlDatabase:
             connect_timeout=_CONNECT_SECONDS,
             charset="utf8mb4",
             **_tls(url),
+        )
+
+    def _without_rights(self) -> str:
+        url = self.url
+        lacking = "" if self.exists() else ", or it is not there"
+        return (
+            f"{url}: expected a database that {url.user or 'this user'} may make tables in, but the server says that "
+            f"it may not{lacking}: correct the name {url.database}, name another user, or let this one have the rights "
+            f"{_RIGHTS}"
         )
 
     def _run_once(self, work: Callable[[Cursor], ResultT], *, last: bool) -> ResultT:

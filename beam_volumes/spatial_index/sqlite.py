@@ -40,12 +40,21 @@ class SqliteDatabase:
         """Whether there is a file."""
         return os.path.exists(self.url.place)
 
+    def check_writable(self) -> None:
+        """See `Database.check_writable`; the folder of the file must be there."""
+        place = Path(self.url.place)
+        if not place.parent.is_dir():
+            raise DatabaseError(
+                f"{self.url}: expected a sqlite file in a folder that is there, but there is no {place.parent}: "
+                "correct the name, or make that folder; sqlite://index.db is a file in the current folder, "
+                "sqlite:///path/index.db one at an absolute path"
+            )
+        for path in (place.parent, place):
+            if path.exists() and not os.access(path, os.W_OK):
+                raise self._refused(PermissionError(f"no right to write {path}"))
+
     def create(self) -> None:
-        """Make the folder; the file comes with the first table."""
-        try:
-            os.makedirs(os.path.dirname(self.url.place), exist_ok=True)
-        except OSError as error:
-            raise self._refused(error) from error
+        """Leave that: the file comes with the first table."""
 
     def run(self, work: Callable[[Cursor], ResultT]) -> ResultT:
         """See `Database.run`."""
@@ -67,6 +76,11 @@ class SqliteDatabase:
 
     def read(self, work: Callable[[Cursor], ResultT]) -> ResultT:
         """See `Database.read`; the file may be one that cannot be written."""
+        if not self.exists():
+            raise DatabaseError(
+                f"{self.url}: expected an index, but there is no such file: correct the name, or load it with "
+                "index_mesh"
+            )
         # A load that was killed may have left a journal, which the next who opens the file plays back: by writing.
         mode = "rw" if os.access(self.url.place, os.W_OK) else "ro"
         with self._connected(f"{Path(self.url.place).as_uri()}?mode={mode}") as connection:

@@ -281,6 +281,51 @@ def test_wrong_options_are_told_in_one_line(
     assert tree(layer) == before
 
 
+def test_a_database_that_cannot_be_is_refused_before_anything_is_written(
+    layer: Path,
+    tmp_path: Path,
+    mariadb: MariaDbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(PASSWORD, mariadb.password)
+    others = f"others_{tmp_path.name}"[-60:]
+    mariadb.ask(f"CREATE USER reader IDENTIFIED BY '{mariadb.password}'", f"CREATE DATABASE {others}")
+    mariadb.ask(f"GRANT SELECT ON {others}.* TO reader")
+    server = f"mysql://reader:${PASSWORD}@{mariadb.host}:{mariadb.port}"
+    before = tree(layer.parent)
+    for db, message in (
+        (
+            f"sqlite://{tmp_path}/nowhere/index.db",
+            f"in a folder that is there, but there is no {tmp_path}/nowhere: correct",
+        ),
+        (
+            f"{server}/mistyped",
+            "may not, or it is not there: correct the name mistyped, name another user, or let this",
+        ),
+        (
+            f"{server}/{others}",
+            f"the server says that it may not: correct the name {others}, name another user, or let",
+        ),
+    ):
+        assert run(layer, db) == 2
+        assert message in only_error(capsys.readouterr().err)
+        assert tree(layer.parent) == before
+    assert "mistyped" not in {name for (name,) in mariadb.ask("SHOW DATABASES")}
+    assert mariadb.ask(f"SHOW TABLES IN {others}") == []
+
+
+def test_a_sqlite_file_that_cannot_be_written_is_refused(
+    layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index.db").touch()
+    before = tree(layer)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "index.db")
+    assert run(layer, f"sqlite://{tmp_path}/index.db") == 2
+    assert f"no right to write {tmp_path}/index.db: see to the file" in only_error(capsys.readouterr().err)
+    assert tree(layer) == before
+
+
 @pytest.mark.parametrize(
     ("db", "message"),
     [

@@ -251,7 +251,7 @@ def test_a_file_that_is_no_database_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(DatabaseError, match=r"expected a sqlite file to read and write, came file is not a database"):
         tables.tables_in(open_database(parse_database_url(f"sqlite://{tmp_path}/index.db")))
     with pytest.raises(DatabaseError, match="expected a sqlite file"):
-        open_database(parse_database_url(f"sqlite://{tmp_path}/index.db/below/index.db")).create()
+        open_database(parse_database_url(f"sqlite://{tmp_path}/index.db/below/index.db")).check_writable()
 
 
 class Wrong:
