@@ -24,14 +24,14 @@ from beam_volumes.voxel_count_plan import FOLDER, CountPlan
 from beam_volumes.voxel_count_report import settle
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Reading, Running
+from pipelines.shared_options import Reading, Running, Scratch
 from transforms.count_voxels import CountVoxels, FinishCount
 from transforms.pool import Execution
 from transforms.regions import ListRegions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Reading, Running):
+class Config(Reading, Scratch, Running):
     """The options of a count."""
 
     layer: str = option(

@@ -25,12 +25,22 @@ from beam_volumes.volume_plan import VolumePlan, finished_bits
 from beam_volumes.volume_report import settle
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
+from pipelines.shared_options import (
+    EncodingLevel,
+    Encodings,
+    Pyramid,
+    Reading,
+    Running,
+    Scratch,
+    Sizing,
+    Writing,
+    mip_options,
+)
 from transforms.volume import write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Pyramid, EncodingLevel, Reading, Writing, Running):
+class Config(Pyramid, EncodingLevel, Reading, Writing, Sizing, Scratch, Running):
     """The options of a downsampling."""
 
     layer: str = option("Precomputed volume to which the mips are added.", identity=False, placeholder="URL")

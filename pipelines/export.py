@@ -28,12 +28,23 @@ from beam_volumes.volume_report import settle
 from pipelines.asking import ask
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Asking, EncodingLevel, Encodings, Pyramid, Reading, Running, Writing, mip_options
+from pipelines.shared_options import (
+    Asking,
+    EncodingLevel,
+    Encodings,
+    Pyramid,
+    Reading,
+    Running,
+    Scratch,
+    Sizing,
+    Writing,
+    mip_options,
+)
 from transforms.volume import write_volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Pyramid, EncodingLevel, Reading, Writing, Asking, Running):
+class Config(Pyramid, EncodingLevel, Reading, Writing, Asking, Sizing, Scratch, Running):
     """The options of an export."""
 
     src: str = option("Volume to read: graphene://, made://, or any that CloudVolume reads.", placeholder="URL")

@@ -18,12 +18,12 @@ from beam_volumes.storage import join
 from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Running
+from pipelines.shared_options import Running, Scratch
 from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Forging, Running):
+class Config(Forging, Scratch, Running):
     """The options of forging."""
 
     mesh_dir: str = option("Folder of the volume that the fragments go to.", "mesh_fragments", identity=False)

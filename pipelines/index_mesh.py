@@ -26,14 +26,14 @@ from beam_volumes.spatial_index.urls import DatabaseUrl, parse_database_url
 from beam_volumes.storage import Folder
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Options
+from pipelines.shared_options import Running
 from transforms.index_mesh import FinishLoad, LoadIndexFiles
 from transforms.pool import Execution
 from transforms.regions import ListRegions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Options):
+class Config(Running):
     """The options of a load."""
 
     layer: str = option("Precomputed segmentation that was meshed.", identity=False, placeholder="URL")
@@ -50,10 +50,7 @@ class Config(Options):
     fill_missing: bool = option(
         "Load without index files that are missing; the report lists them.", False, identity=False
     )
-    resume: bool = option("Go on where an interrupted run of the same options stopped.", True, identity=False)
     overwrite: bool = option("Replace the index that stands in the database.", False, identity=False)
-    plan: bool = option("Print what would be done, and write nothing.", False, identity=False)
-    processes: int = option("Processes of a local run; 0 is one per core.", 0, identity=False, least=0)
 
 
 def plan(config: Config, setting: Setting) -> Job:

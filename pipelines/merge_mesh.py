@@ -20,12 +20,12 @@ from pipelines.asking import Asked
 from pipelines.meshing import Choosing, Kind, Layer, Storing, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Running
+from pipelines.shared_options import Running, Scratch
 from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Choosing, Storing, Running):
+class Config(Choosing, Storing, Scratch, Running):
     """The options of merging."""
 
     layer: str = option("Precomputed segmentation with fragments.", identity=False, placeholder="URL")

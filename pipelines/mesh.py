@@ -17,12 +17,12 @@ from beam_volumes.meshing.mesh_report import settle
 from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
-from pipelines.shared_options import Running
+from pipelines.shared_options import Running, Scratch
 from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Forging, Storing, Running):
+class Config(Forging, Storing, Scratch, Running):
     """The options of a meshing run."""
 
     mesh_dir: str = option("Folder of the meshes, in the volume.", "mesh", identity=False)

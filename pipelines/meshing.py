@@ -59,6 +59,12 @@ class Forging(Choosing, Reading, Asking):
     cell_size: Vec | None = option(
         "Voxels of a cell of the finest level; by default up to 256,256,256, as the memory allows.", None, least=1
     )
+    memory_target: int = option(
+        "Bytes that one worker may use; decides the size of cells where --cell_size does not.",
+        3_500_000_000,
+        identity=False,
+        least=1,
+    )
     simplification_factor: float = option("Triangles of marching cubes for each one of the finest level.", 6, least=1)
     fill_holes: bool = option("Drop the walls of cavities within objects.", False)
     close_borders: bool = option("Close objects where they meet the faces of the volume.", True)
@@ -177,7 +183,8 @@ def plan_meshes(
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     fill_missing = getattr(config, "fill_missing", False)
     export_planning.check_holes(claim, fill_missing=fill_missing)
-    share = config.memory_target // 8
+    # Of what is merged, none takes such a share.
+    share = getattr(config, "memory_target", Forging.memory_target) // 8
     storing = kind.storing
     plan = MeshPlan(
         claim=claim,

@@ -149,11 +149,23 @@ class Asking(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sizing(Options):
+    """How large what is written at a time may be."""
+
+    memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch(Options):
+    """Where a run keeps what it makes on the way."""
+
+    scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Running(Options):
     """How a run goes about it; see `beam_volumes.runs`."""
 
-    memory_target: int = option("Bytes that one worker may use; decides the size of shards.", 3_500_000_000, least=1)
-    scratch: str | None = option("Folder for intermediate files; by default beside the volume.", None, identity=False)
     resume: bool = option("Go on where an interrupted run of the same options stopped.", True, identity=False)
     overwrite: bool = option("Replace what stands at the destination.", False, identity=False)
     plan: bool = option("Print what would be done, and write nothing.", False, identity=False)

@@ -491,6 +491,7 @@ OPTIONS = {
     "around the folder": (["{}", "--fragments_dir=a/b", "--mesh_dir=a"], r"--mesh_dir: expected"),
     "a database for all": (["{}", "--spatial_index_db=sqlite:///i.db"], r"--spatial_index_db: expected --labels with"),
     "no database": (["{}", "--labels=1", "--spatial_index_db=oracle://x"], r"--spatial_index_db: expected .*came ora"),
+    "memory": (["{}", "--memory_target=900000000"], r"--memory_target: neither "),
     "dust": (["{}", "--dust_threshold=9"], r"--dust_threshold: neither "),
     "bits": (["{}", "--vertex_quantization_bits=12"], r"--vertex_quantization_bits: expected one of 10, 16, came '12'"),
     "background": (["{}", "--labels=0,1"], r"--labels: expected labels of objects, came 0, which is background"),

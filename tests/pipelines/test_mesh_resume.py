@@ -322,6 +322,19 @@ def test_scratch_elsewhere_is_taken_up_and_removed(layer: Path, whole: Files, tm
     assert [path for path in scratch.rglob("*") if not path.is_dir()] == []
 
 
+def test_another_memory_target_goes_on_with_the_same_cells(
+    layer: Path, whole: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted(layer, "write", 0, *LODS)
+    assert mesh(layer, *LODS, "--memory_target=500000000") == 0
+    assert files(layer) == whole.bytes
+    assert reused(layer) > 60
+    capsys.readouterr()
+    # What decides is the size of cells that comes of it.
+    assert mesh(layer, "--num_lods=3", "--memory_target=400100000") == 2
+    assert "holds another run: cell was [24, 18, 14], now [" in only_error(capsys.readouterr().err)
+
+
 def test_without_resume_all_is_done_again(layer: Path, whole: Files) -> None:
     interrupted(layer, "write", 0, *LODS)
     assert mesh(layer, *LODS, "--resume=false") == 0
