@@ -94,8 +94,8 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 how = plan.simplification
                 # The outer border stays as it is, and so do the triangles on it.
                 border = count_edges(joined.faces, len(joined.vertices)).open
-                target = border + round(max(len(joined.faces) - border, 0) / how.lod_factor)
-                done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level))
+                target = border + round(max(len(joined.faces) - border, 0) / how.factor_of(key.level))
+                done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level), fit=True)
                 # A fragment under its cap is also a piece of which the level above can hold eight: that comes first.
                 most = max(border, plan.max_fragment_bytes // _BYTES_PER_FACE)
                 if len(done.mesh.faces) > most:

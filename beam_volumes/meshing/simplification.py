@@ -22,19 +22,24 @@ import numpy.typing as npt
 import zmesh
 
 from beam_volumes.meshing.edge_splitting import split_crowded_edges
+from beam_volumes.meshing.fitting import fitted
 from beam_volumes.meshing.mesh import UNITS, Faces, Mesh, Vertices
 from beam_volumes.meshing.topology import (
     border_edges,
     compact,
     count_edges,
     crowded_edges,
-    largest_body,
+    lost_bodies,
     weld,
     without_pairs,
 )
 
-# A tetrahedron has 4 faces, an octahedron, which is the mesh of a single voxel, 8: there is nothing to be saved.
-_SMALL = 8
+# There is nothing to be saved: 2 x 2 x 2 voxels have 44 faces, with 24 they keep two thirds of their volume, and with 8
+# a quarter.
+_SMALL = 24
+
+# An octahedron, which is the mesh of a single voxel.
+_LEAST_OF_BODY = 8
 
 # Of meshoptimizer: vertices of open edges stay; the error is in the unit of the positions.
 _OPTIONS = 1 << 0 | 1 << 2
@@ -44,6 +49,10 @@ _ANY_ERROR = 1e18
 
 # zmesh takes coordinates up to 2^20 half units.
 _WIDEST_FOR_ZMESH = 2**19
+
+# Bodies that vanish come back, the largest first, until there are so many faces for each that is wanted: what has
+# nothing but specks must not grow from level to level.
+_MOST_OVER_TARGET = 1.25
 
 Resolution = tuple[float, float, float]
 
@@ -66,7 +75,9 @@ class Simplified(NamedTuple):
     error_nm: float
 
 
-def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error_nm: float | None) -> Simplified:
+def simplify(
+    mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error_nm: float | None, *, fit: bool = False
+) -> Simplified:
     """Simplify a mesh to `target_faces`, or until its surface would move further than `max_error_nm`.
 
     The open edges of the mesh are those of the result, to the last bit, and no edge has more than two faces that had
@@ -78,11 +89,13 @@ def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error
         resolution_nm: size of a voxel, XYZ: errors are measured in nm, whatever the shape of voxels.
         target_faces: how many faces to aim at; more stay where borders or `max_error_nm` want it.
         max_error_nm: None for no limit.
+        fit: whether vertices are moved to where the surface is nearest to what it was, see `fitting`.
 
     """
-    if len(mesh.faces) <= max(target_faces, _SMALL):
+    target_faces = max(target_faces, _SMALL)
+    if len(mesh.faces) <= target_faces:
         return Simplified(mesh, fell_back=False, crowded=0, error_nm=0.0)
-    attempts = _attempts(mesh, resolution_nm, target_faces, max_error_nm)
+    attempts = _attempts(mesh, resolution_nm, target_faces, max_error_nm, fit=fit)
     collapsed, error_nm = next(attempts)
     if not _crowded(collapsed):
         return Simplified(collapsed, fell_back=False, crowded=0, error_nm=error_nm)
@@ -101,23 +114,42 @@ def simplify(mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error
 
 
 def _attempts(
-    mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error_nm: float | None
+    mesh: Mesh, resolution_nm: Resolution, target_faces: int, max_error_nm: float | None, *, fit: bool
 ) -> Iterator[tuple[Mesh, float]]:
-    """Yield meshes that are not empty, and their errors; the target doubles each time, and the last is `mesh`.
-
-    Where all bodies would vanish, as small ones do, only the largest is considered from there on.
-    """
-    target = max(target_faces, 1)
+    """Yield meshes that are not empty, and their errors; the target doubles each time, and the last is `mesh`."""
+    target = target_faces
     while target < len(mesh.faces):
-        positions = _positions(mesh.vertices, mesh.vertices[0], resolution_nm, 1 / UNITS)
-        faces, error_nm = _collapse(mesh.faces, positions, target, max_error_nm)
-        collapsed = compact(without_pairs(compact(Mesh(mesh.vertices, faces))))
-        if len(collapsed.faces):
-            yield collapsed, error_nm
-        else:
-            mesh = largest_body(mesh)
+        faces, error_nm = _collapse_bodies(mesh, resolution_nm, target, max_error_nm)
+        yield fitted(mesh, faces, resolution_nm) if fit else compact(Mesh(mesh.vertices, faces)), error_nm
         target *= 2
     yield mesh, 0.0
+
+
+def _collapse_bodies(
+    mesh: Mesh, resolution_nm: Resolution, target: int, max_error_nm: float | None
+) -> tuple[Faces, float]:
+    """Return what is left of the faces, on all vertices, and how far it is off: no body vanishes but for the smallest.
+
+    Closed ones do, as meshoptimizer sees no harm in it, and an object may have thousands of them. Each that did is
+    simplified by itself.
+    """
+    kept, error_nm = _collapse(mesh, resolution_nm, target, max_error_nm)
+    bodies, count = [kept], len(kept)
+    for body in lost_bodies(mesh, kept):
+        if count and count >= target * _MOST_OVER_TARGET:
+            break
+        numbers, corners = np.unique(body, return_inverse=True)
+        alone = Mesh(mesh.vertices[numbers], corners.reshape(-1, 3).astype(np.uint32))
+        goal = max(round(len(body) * target / len(mesh.faces)), _LEAST_OF_BODY)
+        faces, nm = alone.faces, 0.0
+        while goal < len(body):
+            faces, nm = _collapse(alone, resolution_nm, goal, max_error_nm)
+            if len(faces):
+                break
+            faces, goal = alone.faces, 2 * goal
+        bodies.append(numbers[faces])
+        error_nm, count = max(error_nm, nm), count + len(faces)
+    return np.concatenate(bodies), error_nm
 
 
 def _positions(
@@ -127,20 +159,20 @@ def _positions(
     return (vertices - origin).astype(np.float32) * (np.array(resolution_nm) * scale).astype(np.float32)
 
 
-def _collapse(
-    faces: Faces, positions: npt.NDArray[np.float32], target: int, max_error_nm: float | None
-) -> tuple[Faces, float]:
-    out, error = np.empty(faces.size, np.uint32), np.zeros(1)
+def _collapse(mesh: Mesh, resolution_nm: Resolution, target: int, max_error_nm: float | None) -> tuple[Faces, float]:
+    """Return what meshoptimizer leaves of the faces, and how far it is off."""
+    positions = _positions(mesh.vertices, mesh.vertices[0], resolution_nm, 1 / UNITS)
+    out, error = np.empty(mesh.faces.size, np.uint32), np.zeros(1)
     count = meshoptimizer.simplify(
         out,
-        np.ascontiguousarray(faces).reshape(-1),
+        np.ascontiguousarray(mesh.faces).reshape(-1),
         positions,
         target_index_count=3 * target,
         target_error=_ANY_ERROR if max_error_nm is None else max_error_nm,
         options=_OPTIONS,
         result_error=error,
     )
-    return out[:count].reshape(-1, 3), float(error[0])
+    return without_pairs(Mesh(mesh.vertices, out[:count].reshape(-1, 3))).faces, float(error[0])
 
 
 def _crowded(mesh: Mesh) -> int:

@@ -6,7 +6,8 @@ more than two; both are counted modulo what is said: an edge with three faces is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,10 +120,17 @@ def without_cavities(mesh: Mesh) -> Mesh:
     return compact(Mesh(mesh.vertices, faces[~inverted[roots]])) if inverted.any() else mesh
 
 
-def largest_body(mesh: Mesh) -> Mesh:
-    """Return the component of a closed mesh that has the largest volume, or the first of these; empty if `mesh` is."""
+def lost_bodies(mesh: Mesh, kept: Faces) -> Iterator[Faces]:
+    """Yield the faces of each component of `mesh` that has no face among `kept`: that of the largest volume first."""
     faces, parents, volumes = _components(mesh)
-    return compact(Mesh(mesh.vertices, faces[parents[faces[:, 0]] == volumes.argmax()])) if len(faces) else mesh
+    is_kept = np.zeros(len(parents), np.bool_)
+    is_kept[parents[kept[:, 0]]] = True
+    roots = parents[faces[:, 0]]
+    lost = np.flatnonzero(~is_kept[roots])
+    order = lost[np.lexsort((roots[lost], -np.abs(volumes[roots[lost]])))]
+    starts = np.flatnonzero(np.diff(roots[order].astype(np.int64), prepend=-1))
+    for first, last in itertools.pairwise([*starts.tolist(), len(order)]):
+        yield faces[order[first:last]]
 
 
 def _components(mesh: Mesh) -> tuple[Faces, npt.NDArray[np.uint32], npt.NDArray[np.float64]]:
@@ -130,7 +138,7 @@ def _components(mesh: Mesh) -> tuple[Faces, npt.NDArray[np.uint32], npt.NDArray[
 
     Where a vertex is not the lowest its volume is 0.
     """
-    vertices, faces = _frozen(mesh.vertices, np.int32), _frozen(mesh.faces, np.uint32)
+    vertices, faces = frozen(mesh.vertices, np.int32), frozen(mesh.faces, np.uint32)
     parents, volumes = np.empty(len(vertices), np.uint32), np.zeros(len(vertices))
     kernels.join_components(faces, parents)
     kernels.signed_volumes(vertices, faces, parents, volumes)
@@ -139,19 +147,24 @@ def _components(mesh: Mesh) -> tuple[Faces, npt.NDArray[np.uint32], npt.NDArray[
 
 def compact(mesh: Mesh) -> Mesh:
     """Drop the vertices that no face has; the order of the others stays."""
-    vertices, faces = _frozen(mesh.vertices, np.int32), _frozen(mesh.faces, np.uint32)
+    return compact_numbered(mesh)[0]
+
+
+def compact_numbered(mesh: Mesh) -> tuple[Mesh, npt.NDArray[np.uint32]]:
+    """Do that, and return the new number of each vertex, too: 2^32 - 1 of those that are dropped."""
+    vertices, faces = frozen(mesh.vertices, np.int32), frozen(mesh.faces, np.uint32)
     numbers = np.zeros(len(vertices), np.uint32)
     used = kernels.number_used(faces, numbers)
     if used == len(vertices):
-        return mesh
+        return mesh, numbers
     smaller = Mesh(np.empty((used, 3), np.int32), np.empty((len(faces), 3), np.uint32))
     kernels.take_used(vertices, faces, numbers, *smaller)
-    return smaller
+    return smaller, numbers
 
 
 def _buckets(faces: Faces, vertices: int) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
     _check(len(faces))
-    return kernels.edge_buckets(_frozen(faces, np.uint32), vertices)
+    return kernels.edge_buckets(frozen(faces, np.uint32), vertices)
 
 
 def _select(faces: Faces, vertices: int, *, crowded: bool) -> npt.NDArray[np.uint32]:
@@ -184,7 +197,7 @@ def _table(entries: int) -> npt.NDArray[np.uint32]:
     return np.full(1 << (2 * entries).bit_length(), 2**32 - 1, np.uint32)
 
 
-def _frozen(array: npt.NDArray[Any], data_type: type[np.generic]) -> npt.NDArray[Any]:
+def frozen(array: npt.NDArray[Any], data_type: type[np.generic]) -> npt.NDArray[Any]:
     """Return a view that cannot be written to: kernels are compiled for such arrays, and once more for others."""
     view = np.ascontiguousarray(array, data_type).view()
     view.flags.writeable = False

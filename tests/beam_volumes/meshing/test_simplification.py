@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from beam_volumes.meshing import simplification
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.simplification import Simplified, simplify
-from beam_volumes.meshing.topology import border_edges, compact, count_edges, weld
+from beam_volumes.meshing.topology import border_edges, compact, count_edges, lost_bodies, weld
 from tests.beam_volumes.meshing.blobs import EMPTY, cut_surface, make_blobs, surface, tetrahedra, volume
 
 RESOLUTION = (16.0, 16.0, 40.0)
@@ -22,6 +22,10 @@ def sponge() -> Mesh:
 
 def rows(array: npt.NDArray[np.int32]) -> set[tuple[int, ...]]:
     return set(map(tuple, array.reshape(len(array), -1).tolist()))
+
+
+def bodies(mesh: Mesh) -> int:
+    return len(list(lost_bodies(mesh, mesh.faces[:0])))
 
 
 def check(simplified: Simplified, mesh: Mesh) -> None:
@@ -44,6 +48,7 @@ def check(simplified: Simplified, mesh: Mesh) -> None:
     reduction=st.sampled_from([2, 6, 9, 1_000]),
     max_error_nm=st.sampled_from([None, 5.0, 100.0]),
     resolution_nm=st.sampled_from([RESOLUTION, (4.0, 4.0, 33.0), (512.0, 512.0, 320.0)]),
+    fit=st.booleans(),
 )
 @property_test
 def test_cells_that_are_simplified_on_their_own_fit_together(
@@ -54,11 +59,12 @@ def test_cells_that_are_simplified_on_their_own_fit_together(
     reduction: int,
     max_error_nm: float | None,
     resolution_nm: tuple[float, float, float],
+    fit: bool,
 ) -> None:
     parts, plane = cut_surface(make_blobs((11, 12, 10), seed, smoothness), axis, at)
     simplified = []
     for part in parts:
-        found = simplify(part, resolution_nm, len(part.faces) // reduction, max_error_nm)
+        found = simplify(part, resolution_nm, len(part.faces) // reduction, max_error_nm, fit=fit)
         check(found, part)
         simplified.append(found.mesh)
     joined = weld(simplified, [plane])
@@ -120,16 +126,38 @@ def test_a_small_body_never_vanishes(size: int) -> None:
         assert volume(found.mesh) > 0
 
 
-def test_of_many_small_bodies_one_is_left() -> None:
-    places = np.stack(np.meshgrid(*[np.arange(0, 400, 100)] * 3), axis=-1).reshape(-1, 3)
-    mesh = tetrahedra(places)
-    mesh.vertices[77:80] += np.array([1, 0, 0], np.int32)
-    mesh.vertices[79] += np.array([0, 0, 1], np.int32)
-    found = simplify(mesh, RESOLUTION, 1, None)
+@pytest.mark.parametrize("fit", [False, True])
+def test_small_bodies_of_an_object_stay(fit: bool) -> None:
+    voxels = np.zeros((60, 40, 40), np.bool_)
+    voxels[:30] = make_blobs((30, 40, 40), 1, 4)
+    for x, y, z in np.ndindex(5, 6, 6):
+        voxels[32 + 5 * x :, 2 + 6 * y :, 2 + 6 * z :][:3, :3, :3] = True
+    mesh = surface(voxels)
+    found = simplify(mesh, RESOLUTION, len(mesh.faces) // 9, None, fit=fit)
     check(found, mesh)
-    # The largest, though one is as good as another to meshoptimizer.
-    assert found.mesh.vertices.tolist() == mesh.vertices[76:80].tolist()
-    assert found.mesh.faces.tolist() == mesh.faces[:4].tolist()
+    assert bodies(found.mesh) == bodies(mesh) > 5 * 6 * 6
+    assert len(found.mesh.faces) < len(mesh.faces) / 9 * 1.25 + 8
+
+
+def test_what_has_nothing_but_specks_gets_no_more_faces_than_others() -> None:
+    places = np.stack(np.meshgrid(*[np.arange(0, 1000, 100)] * 3), axis=-1).reshape(-1, 3)
+    mesh = tetrahedra(places)
+    for target in (1, 24, 100, 1000):
+        found = simplify(mesh, RESOLUTION, target, None)
+        check(found, mesh)
+        assert bodies(found.mesh) * 4 == len(found.mesh.faces)
+        assert target // 2 < len(found.mesh.faces) <= max(target, 24) * 1.25 + 4
+
+
+def test_of_specks_that_all_vanish_the_largest_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simplification, "_collapse", lambda mesh, *_: (mesh.faces[:0], 0.0))
+    mesh = weld(
+        [tetrahedra([[100 * n, 0, 0] for n in range(90)], 16), tetrahedra([[0, 999, 0], [0, 0, 999]], 17)], None
+    )
+    found = simplify(mesh, RESOLUTION, 30, None)
+    check(found, mesh)
+    assert bodies(found.mesh) == 10
+    assert rows(mesh.vertices[-8:]) <= rows(found.mesh.vertices)
 
 
 def test_small_meshes_are_returned_as_they_are() -> None:

@@ -14,7 +14,7 @@ from beam_volumes.meshing.topology import (
     compact,
     count_edges,
     crowded_edges,
-    largest_body,
+    lost_bodies,
     open_edges,
     weld,
     without_cavities,
@@ -224,10 +224,18 @@ def test_small_holes_far_from_the_others_are_told_by_their_sign() -> None:
     assert triangles(without_cavities(both)) == triangles(outside)
 
 
-def test_the_largest_body_is_found() -> None:
-    mesh = weld([tetrahedra([[0, 0, 0], [999, 0, 0]], 9), tetrahedra([[50, 0, 0], [90, 0, 0]], 16)], None)
-    assert triangles(largest_body(mesh)) == triangles(tetrahedra([50, 0, 0], 16))
-    assert largest_body(EMPTY) is EMPTY
+def test_bodies_of_which_nothing_is_left_are_found() -> None:
+    places = [[0, 0, 0], [100, 0, 0], [200, 0, 0], [300, 0, 0]]
+    mesh = weld([tetrahedra([place], size) for place, size in zip(places, (9, 16, 12, 16), strict=True)], None)
+    kept = mesh.faces[4:5]
+    found = [Mesh(mesh.vertices, faces) for faces in lost_bodies(mesh, kept)]
+    # The largest first.
+    expected = [tetrahedra([[300, 0, 0]], 16), tetrahedra([[200, 0, 0]], 12), tetrahedra([[0, 0, 0]], 9)]
+    assert [triangles(body) for body in found] == [triangles(body) for body in expected]
+    assert not list(lost_bodies(mesh, mesh.faces))
+    assert not list(lost_bodies(EMPTY, EMPTY.faces))
+    hole = tetrahedra([[0, 0, 0]], 20, inside_out=True)
+    assert triangles(Mesh(hole.vertices, next(lost_bodies(hole, hole.faces[:0])))) == triangles(hole)
 
 
 def test_vertices_without_faces_go() -> None:
