@@ -90,7 +90,11 @@ class Storing(Options):
     """How multi-resolution meshes are stored."""
 
     num_lods: int = option("Levels of detail, each of cells twice as long as the one before.", 3, least=1)
-    lod_factor: float = option("Triangles of a level of detail for each one of the next coarser.", 4, least=1)
+    lod_factor: tuple[float, ...] = option(
+        "Triangles of a level of detail for each one of the next coarser, level by level; the last one goes on.",
+        (4.0,),
+        least=1,
+    )
     sharded: bool = option("Write shards; false gives each object files of its own.", True)
     vertex_quantization_bits: Literal[10, 16] = option("Of each coordinate within a cell.", 16)
     max_fragment_bytes: int = option(
@@ -98,6 +102,16 @@ class Storing(Options):
         4_000_000,
         least=1_000,
     )
+
+    def __post_init__(self) -> None:
+        """Refuse factors of levels that there are not."""
+        super().__post_init__()
+        if len(self.lod_factor) > max(self.num_lods - 1, 1):
+            raise OptionError(
+                f"--lod_factor: expected at most one for each of the levels after the first, of which --num_lods="
+                f"{self.num_lods} makes {self.num_lods - 1}, came {len(self.lod_factor)}: leave some out, or make more "
+                "levels"
+            )
 
 
 class Layer(NamedTuple):

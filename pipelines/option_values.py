@@ -1,7 +1,7 @@
 """How each type of option is written as text: on the command line, in a template, in a record.
 
 A field of a Config is `str`, `int`, `float`, `bool`, `Vec`, `Box`, a `Literal`, a whole number or a word
-(`int | Literal["auto"]`), or a list of vectors, whole numbers or words (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
+(`int | Literal["auto"]`), or a list of vectors, numbers or words (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
 or one of these `| None`.
 """
 
@@ -54,8 +54,8 @@ def value_type(annotation: Any) -> ValueType:
     if _is_union(annotation) and arguments[:1] == (int,) and get_origin(arguments[-1]) is Literal:
         return _number_or_word(get_args(arguments[-1]))
     raise TypeError(
-        f"expected one of {[_name(t) for t in _SIMPLE]}, a Literal, int | Literal, or tuple[X, ...] of a vector, int "
-        f"or Literal as the type of an option: {annotation}"
+        f"expected one of {[_name(t) for t in _SIMPLE]}, a Literal, int | Literal, or tuple[X, ...] of a vector, int, "
+        f"float or Literal as the type of an option: {annotation}"
     )
 
 
@@ -205,6 +205,7 @@ _SIMPLE: dict[Any, ValueType] = {
 
 _LISTS = {
     int: ("one or several whole numbers", "9;6"),
+    float: ("one or several numbers", "2;4.5"),
     Vec: ("three whole numbers, once or several times", "2,2,1;2,2,2"),
 }
 """What a list can be made of, besides words: what is expected, and an example."""

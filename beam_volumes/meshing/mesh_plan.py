@@ -40,14 +40,18 @@ class Simplification(NamedTuple):
 
     Attributes:
         factor: at the finest level, triangles of marching cubes for each that is left.
-        lod_factor: triangles of a level of detail for each of the next coarser one.
+        lod_factors: triangles of a level of detail for each of the next coarser one; the last one goes on.
         max_error_nm: how far the finest level may be off; each coarser one twice as far.
 
     """
 
     factor: float
-    lod_factor: float
+    lod_factors: tuple[float, ...]
     max_error_nm: float
+
+    def factor_of(self, lod: int) -> float:
+        """Return the factor between a level of detail, from 1 on, and the one before it."""
+        return self.lod_factors[min(lod, len(self.lod_factors)) - 1]
 
     def max_error_at(self, lod: int) -> float:
         """Return how far a level of detail may be off, nm."""
@@ -196,7 +200,7 @@ class MeshPlan:
     def parts(self, level: int) -> int:
         """Return in how many parts the labels of a cell are joined at a level.
 
-        A cell of the next level has 8 / `lod_factor` as many triangles: with twice the parts for each level, an
+        A cell of the next level has 8 / `factor_of` as many triangles: with twice the parts for each level, an
         element is as much work as one before, or less.
         """
         return max(2**level, math.ceil(_LEAST_ELEMENTS / len(self.level(level))))

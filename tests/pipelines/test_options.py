@@ -32,6 +32,7 @@ class Config:
     tries: int | None = option("Tries.", None, least=0)
     factor: tuple[Vec, ...] = option("Factors.", ((2, 2, 1),), least=1)
     levels: tuple[int, ...] | None = option("Levels.", None, least=0)
+    shares: tuple[float, ...] = option("Shares.", (4.0,), least=1)
     encodings: tuple[Literal["raw", "png"], ...] | None = option("Encodings, mip by mip.", ("raw",))
     num_mips: int | Literal["auto"] = option("Mips.", "auto", least=1)
     depth: int | Literal["auto", "all"] | None = option("Depth.", None)
@@ -74,6 +75,7 @@ def test_defaults_stand_where_nothing_is_given() -> None:
         ("--factor=2,2,1;2,2,1;2,2,2", "factor", ((2, 2, 1), (2, 2, 1), (2, 2, 2))),
         ("--levels=9", "levels", (9,)),
         ("--levels=9;0", "levels", (9, 0)),
+        ("--shares=2;4.5", "shares", (2.0, 4.5)),
         ("--encodings=png;raw;png", "encodings", ("png", "raw", "png")),
         ("--encodings=none", "encodings", None),
         ("--num_mips=auto", "num_mips", "auto"),
@@ -120,6 +122,7 @@ def test_values_may_stand_in_the_next_argument_even_when_they_begin_with_a_dash(
         ("--factor=none", "--factor: expected three .*, came 'none'"),
         ("--factor=2,2,1;2,0,1", "--factor: expected three .*, 1 or more, came '2,2,1;2,0,1'"),
         ("--levels=1,2", "--levels: expected one or several whole numbers, such as 9;6, 0 or more, came '1,2'"),
+        ("--shares=2;0.5", "--shares: expected one or several numbers, such as 2;4.5, 1 or more, came '2;0.5'"),
         ("--levels=1;-1", "--levels: expected .* 0 or more, came '1;-1'"),
         ("--encodings=raw,png", "--encodings: expected one or several of raw, png, such as raw;png, came 'raw,png'"),
         ("--encodings=raw;none", "--encodings: expected .*, came 'raw;none'"),
@@ -235,6 +238,7 @@ def test_identity_holds_the_types_of_json() -> None:
         "tries": None,
         "factor": [[2, 2, 1]],
         "levels": None,
+        "shares": [4.0],
         "encodings": ["raw"],
         "num_mips": "auto",
         "depth": None,
@@ -255,9 +259,10 @@ def test_option_table_is_markdown() -> None:
         r"| `--encoding=raw\|png` | none | How chunks are stored. |",
         r"| `--compress=gzip\|br` | `gzip` | Around chunks; none leaves it out. |",
     ]
-    assert option_table(Config).splitlines()[-5:] == [
+    assert option_table(Config).splitlines()[-6:] == [
         "| `--factor=X,Y,Z;...` | `2,2,1` | Factors. |",
         "| `--levels=N;...` | none | Levels. |",
+        "| `--shares=X;...` | `4` | Shares. |",
         r"| `--encodings=raw\|png;...` | `raw` | Encodings, mip by mip. |",
         r"| `--num_mips=N\|auto` | `auto` | Mips. |",
         r"| `--depth=N\|auto\|all` | none | Depth. |",
@@ -287,6 +292,7 @@ texts = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FF), min_size=1
     plan=st.booleans(),
     factor=st.lists(st.tuples(*[st.integers(1, 10**6)] * 3), min_size=1).map(tuple),
     levels=st.none() | st.lists(st.integers(0, 100), min_size=1).map(tuple),
+    shares=st.lists(st.floats(1, 10**6).map(lambda x: round(x, 6)), min_size=1).map(tuple),
     encodings=st.none() | st.lists(st.sampled_from(["raw", "png"]), min_size=1).map(tuple),
     num_mips=st.just("auto") | st.integers(1, 30),
     depth=st.none() | st.sampled_from(["auto", "all"]) | numbers,
