@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,7 @@ def test_a_volume_without_objects_has_no_meshes(options: list[str], tmp_path: Pa
     url = write_labels(tmp_path / "layer", np.zeros((30, 20, 10), np.uint32))
     assert mesh(tmp_path / "layer", *options) == 0
     assert json.loads((tmp_path / "layer/info").read_text())["mesh"] == "mesh"
-    assert list(files(tmp_path / "layer")) == ["info"]
+    assert sorted(files(tmp_path / "layer")) == ["-528--48_112-432_40040-40440.spatial.gz", "info"]
     assert stage(tmp_path / "layer", "labels")["meshed"] == 0
     if options != ["--format=legacy"]:
         assert MeshReader(tmp_path / "layer").labels == []
@@ -296,6 +297,14 @@ def test_cavities_are_dropped_when_told(tmp_path: Path) -> None:
     reader = check(tmp_path / "layer", [1, 2, 3], 3)
     for lod in range(3):
         assert half_voxels(reader.mesh(1).surface(lod), tolerance=0.02) == crossings(labels == 1, (0, 0, 0))
+
+
+def test_each_level_has_a_factor_of_its_own(layer: Path) -> None:
+    """In one cell, as borders keep their triangles."""
+    assert mesh(layer, "--num_lods=4", "--cell_size=80,60,50", "--lod_factor=1;5;2", "--max_error=999") == 0
+    triangles = [stage(layer, f"level of detail {lod}")["triangles"] for lod in range(4)]
+    ratios = [finer / coarser for finer, coarser in pairwise(triangles)]
+    assert ratios == [1, pytest.approx(5, rel=0.2), pytest.approx(2, rel=0.2)]
 
 
 @pytest.mark.parametrize("cell", ["24,20,16", "70,53,41", "7,9,8"])
