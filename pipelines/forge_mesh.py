@@ -15,7 +15,7 @@ from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.mesh_report import settle
 from beam_volumes.spatial_index.files import IndexFiles, IndexGrid
 from beam_volumes.storage import join
-from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes
+from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
@@ -66,7 +66,7 @@ def plan(config: Config, setting: Setting) -> Job:
     return Job(
         claim=fragments.claim,
         summary=partial(planning.summary, fragments, choice),
-        stages={"labels": len(fragments.cells), "cells": len(fragments.cells)},
+        stages=stages(fragments),
         build=partial(write_meshes_of, fragments, choice),
         settle=partial(settle, fragments),
         processes=layer.asked.workers or 1,

@@ -17,7 +17,7 @@ from beam_volumes.meshing.mesh_report import settle
 from beam_volumes.places import writable
 from beam_volumes.sources import describe_source
 from pipelines.asking import Asked
-from pipelines.meshing import Choosing, Kind, Layer, Storing, plan_meshes
+from pipelines.meshing import Choosing, Kind, Layer, Storing, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
@@ -79,7 +79,7 @@ def plan(config: Config, setting: Setting) -> Job:
     return Job(
         claim=meshes.claim,
         summary=partial(planning.summary_of_merge, meshes, choice),
-        stages={"labels": meshes.planned["cells"], "cells": meshes.planned["cells"]},
+        stages=stages(meshes),
         build=partial(write_meshes_of, meshes, choice),
         settle=partial(settle, meshes),
         processes=setting.workers or 1,

@@ -14,7 +14,7 @@ from typing import Literal
 from beam_volumes.errors import OptionError
 from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.mesh_report import settle
-from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes
+from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
@@ -60,7 +60,7 @@ def plan(config: Config, setting: Setting) -> Job:
     return Job(
         claim=meshes.claim,
         summary=partial(planning.summary, meshes, choice),
-        stages={"labels": len(meshes.cells), "cells": len(meshes.cells)},
+        stages=stages(meshes),
         build=partial(write_meshes_of, meshes, choice),
         settle=partial(settle, meshes),
         processes=layer.asked.workers or 1,

@@ -150,6 +150,15 @@ def look_at_layer(config: Forging, setting: Setting, scratch: str | None) -> Lay
     return Layer(asked, source, url, export_planning.bounds_in(source, config.bounds))
 
 
+def stages(plan: MeshPlan) -> dict[str, int | None]:
+    """Return what progress is shown of, step by step, and how much there is of it, where that is known beforehand."""
+    cells = plan.planned["cells"]
+    parts = 1 if plan.label_parts == 1 else None
+    levels: dict[str, int | None] = {"parts of levels": None} if plan.num_lods > 1 else {}
+    shards: dict[str, int | None] = {"shards": None} if plan.mesh_format != "fragments" else {}
+    return {"labels": cells, "parts of labels": parts, "cells": cells, **levels, **shards}
+
+
 class Kind(NamedTuple):
     """What a pipeline makes.
 

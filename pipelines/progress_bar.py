@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from rich.console import Console
@@ -19,12 +20,12 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
     """Shows on standard error what workers log at `path`.
 
     Args:
-        stages: elements planned, by stage.
+        stages: elements planned, by stage; None where that is not known beforehand.
         path: where a `ProgressLog` adds to.
 
     """
 
-    def __init__(self, stages: dict[str, int], path: str) -> None:
+    def __init__(self, stages: Mapping[str, int | None], path: str) -> None:
         self._stages = stages
         self._reader = ProgressReader(path)
         self._ended = threading.Event()
@@ -54,9 +55,11 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             last = False
             while not last:
                 last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
-                for name, done in self._reader.totals().items():
-                    if name in tasks:
-                        bars.update(tasks[name], completed=done)
+                totals = self._reader.totals()
+                for name, task in tasks.items():
+                    done = totals.get(name, 0)
+                    # Nothing more will come: what was done is all that there was.
+                    bars.update(task, completed=done, total=done if last and self._stages[name] is None else None)
 
     def _show_lines(self) -> None:
         last, printed_at = False, time.monotonic()
@@ -64,7 +67,9 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
             last = self._ended.wait(_SECONDS_BETWEEN_LOOKS)
             if last or time.monotonic() - printed_at > _SECONDS_BETWEEN_LINES:
                 done = self._reader.totals()
-                line = ", ".join(f"{name} {done.get(name, 0)}/{n}" for name, n in self._stages.items())
+                line = ", ".join(
+                    f"{name} {done.get(name, 0)}{'' if n is None else f'/{n}'}" for name, n in self._stages.items()
+                )
                 # As it is: in a file there is no width to wrap at, and nothing to be coloured.
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
                 printed_at = time.monotonic()

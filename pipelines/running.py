@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -72,7 +72,7 @@ class Job:
     Attributes:
         claim: on the destination, not yet taken.
         summary: what `--plan` prints, row by row; made only then, as it may have to read samples.
-        stages: elements planned by stage, for the progress bars.
+        stages: elements planned by stage, for the progress bars; None where that is not known beforehand.
         build: wires the graph.
         processes: of a local run; at most as many as the plan was told of.
         modules: what its tasks import.
@@ -83,7 +83,7 @@ class Job:
 
     claim: Claim
     summary: Callable[[], list[tuple[str, str]]]
-    stages: dict[str, int]
+    stages: Mapping[str, int | None]
     build: Callable[[beam.Pipeline, Execution], None]
     settle: Callable[[], None]
     processes: int

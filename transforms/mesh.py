@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -18,7 +19,7 @@ from beam_volumes.meshing.levels import forge_cell, join_cells
 from beam_volumes.meshing.mesh_counts import MeshCounts, merge_mesh_counts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
 from beam_volumes.meshing.mesh_report import MeshTotals, finish_meshes
-from beam_volumes.meshing.segment_properties import write_properties
+from beam_volumes.meshing.segment_properties import check_number, write_properties
 from beam_volumes.parcels import Parcel
 from beam_volumes.process_pool import Task
 from transforms.pool import Execution, PooledDoFn
@@ -65,7 +66,8 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
     listed = (
         chosen.parts_of_labels.pieces
         | "Group all labels" >> beam.GroupByKey()
-        | "List labels" >> beam.ParDo(_ListFn(plan, execution)).with_output_types(int)
+        | "List labels"
+        >> beam.ParDo(_ListFn(plan, execution), labels=beam.pvalue.AsSingleton(chosen.labels)).with_output_types(int)
     )
     _ = root | "Finish" >> FinishMeshes(plan, counts, written, listed)
 
@@ -107,6 +109,8 @@ class ChooseLabels(beam.PTransform):
             chosen.counts
             | "Labels of a part" >> beam.Map(_labels_of).with_output_types(int)
             | "Number of labels" >> beam.CombineGlobally(sum)
+            # All that is meshed waits for it.
+            | "Check number" >> beam.Map(partial(check_number, plan)).with_output_types(int)
         )
         cells = chosen.parcels | "Group by cell" >> beam.GroupByKey()
         return Chosen(cells, labels, counted, chosen)
@@ -255,11 +259,14 @@ class _WriteFn(PooledDoFn):
 
 
 class _ListFn(PooledDoFn):
-    """Runs `write_properties`."""
+    """Runs `write_properties`; waits until the number of labels is known, as it may be too large."""
 
     def __init__(self, plan: MeshPlan, execution: Execution) -> None:
         super().__init__(execution)
         self._plan = plan
+
+    def process(self, element: Grouped, labels: int) -> Iterator[int]:  # type: ignore[override]
+        yield from super().process(element)
 
     def task(self, element: Grouped) -> Task:
         return Task(write_properties, (self._plan, list(element[1])), "the table of labels")

@@ -15,7 +15,7 @@ from beam_volumes.errors import OptionError
 from beam_volumes.meshing.labels import LABEL_ROW
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.parcels import Parcel, ParcelReader
-from beam_volumes.runs import check_claim
+from beam_volumes.runs import check_claim, remove_records
 from beam_volumes.storage import Folder
 
 FOLDER = "segment_properties"
@@ -25,24 +25,34 @@ MOST_LABELS = 2_000_000
 """Some 60 MB of JSON, which a browser takes in before it shows anything."""
 
 
+def check_number(plan: MeshPlan, labels: int) -> int:
+    """Return the number of labels that are meshed, where they fit the table, if one is wanted; before any is meshed.
+
+    Raises:
+        OptionError: there are more than a reader can take in; the place is free for another try.
+
+    """
+    if plan.segment_properties and labels > MOST_LABELS:
+        remove_records(plan.claim)
+        raise OptionError(
+            f"--segment_properties: expected at most {MOST_LABELS:,} labels, which readers take in as a whole, came "
+            f"{labels:,}: leave it out, or raise --dust_threshold"
+        )
+    return labels
+
+
 def write_properties(plan: MeshPlan, parcels: Sequence[Parcel]) -> int:
     """Write the table of all labels that are meshed, and return how many there are.
 
     Memory: 16 bytes for each label, and its text.
 
     Raises:
-        OptionError: there are more than a reader can take in.
         DestinationError: it cannot be written, or the destination has been taken over.
 
     """
     check_claim(plan.claim)
     with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
         rows = np.concatenate([np.empty(0, LABEL_ROW), *(np.frombuffer(data, LABEL_ROW) for _, data in reader.tiles())])
-    if len(rows) > MOST_LABELS:
-        raise OptionError(
-            f"--segment_properties: expected at most {MOST_LABELS:,} labels, which readers take in as a whole, came "
-            f"{len(rows):,}: leave it out, or raise --dust_threshold"
-        )
     rows = rows[np.argsort(rows["label"])]
     content = {
         "@type": "neuroglancer_segment_properties",

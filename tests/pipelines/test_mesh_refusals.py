@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import transforms.mesh
+from beam_volumes.meshing import segment_properties
 from pipelines.mesh import main
 from tests.pipelines.conftest import Array, only_error, rows_of, tree
 from tests.pipelines.mesh_cases import (
@@ -86,6 +88,20 @@ def test_what_is_there_is_replaced_only_when_told(
     capsys.readouterr()
     assert mesh(layer, "--num_lods=2", "--mesh_dir=other") == 1
     assert "0.shard (missing, not" in only_error(capsys.readouterr().err)
+
+
+def test_more_labels_than_viewers_take_in_are_refused_before_any_is_meshed(
+    layer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(segment_properties, "MOST_LABELS", 11)
+    monkeypatch.setattr(transforms.mesh, "forge_cell", None)
+    before = set(tree(layer))
+    assert mesh(layer, *LODS, "--segment_properties") == 1
+    line = only_error(capsys.readouterr().err)
+    assert "--segment_properties: expected at most 11 labels, which readers take in as a whole, came 12: leave" in line
+    assert set(tree(layer)) == before
+    monkeypatch.undo()
+    assert mesh(layer, *LODS) == 0
 
 
 OPTIONS = {

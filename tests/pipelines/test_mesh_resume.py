@@ -180,6 +180,9 @@ def test_ctrl_c_and_run_again(layer: Path, whole: Files) -> None:
         assert time.monotonic() - asked < 10
         assert process.returncode == 130, err
         assert alive(process.pid) == []
+    assert re.fullmatch(
+        r"labels 27/27, parts of labels 1/1, cells \d+/27, parts of levels \d+, shards \d+", err.splitlines()[-2]
+    )
     assert err.splitlines()[-1] == "stopped: give the same command again to go on where it stopped"
     assert "Traceback" not in err
     assert "error" not in err.lower()

@@ -47,6 +47,21 @@ def test_a_file_gets_one_line_at_the_end_of_a_short_run(path: str, capsys: pytes
     assert captured.out == ""
 
 
+def test_of_stages_that_nobody_can_count_beforehand_what_was_done_is_told(
+    path: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ProgressLog(path).add("parts", 5)
+    with ProgressBar({"regions": 3, "parts": None, "shards": None}, path):
+        pass
+    assert capsys.readouterr().err == "regions 0/3, parts 5, shards 0\n"
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    with ProgressBar({"regions": 3, "parts": None}, path):
+        pass
+    shown = capsys.readouterr().err
+    assert "5/5" in shown.split("parts")[-1]
+
+
 def test_a_file_gets_a_line_now_and_then(
     path: str, looks: threading.Semaphore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
