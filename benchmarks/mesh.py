@@ -15,7 +15,7 @@ with the sum of both steps of Igneous (`pip install -c constraints.txt '.[benchm
   second level of detail, and none a third. With 64, 205 objects get two, and 42 of them three.
 - All else by default.
 
-Ours are told to leave about as many triangles as Igneous does, or fewer, see `_FINEST` and `_COARSER`. All our objects
+Ours are told to leave about as many triangles as Igneous does, see `_FINEST` and `_COARSER`. All our objects
 get all levels of detail, so that triangles are compared on the objects which have a level in both. Afterwards all
 meshes are read by CloudVolume, see `mesh_quality`: triangles, open edges and errors are printed level by level.
 """
@@ -50,10 +50,9 @@ _LODS = 3
 _TASK = "256,256,256"
 
 # Of the sample Igneous makes 10.33 M triangles at its finest level, where marching cubes makes 92.9 M; of the objects
-# with a coarser level 2.25 M, and 0.225 M of those with a third. It halves them first, and then takes a quarter; ours
-# have one factor, so that there are as many at the third level, and fewer at the second.
+# with a coarser level 2.25 M, and 0.225 M of those with a third. Ours are told to have about as many of each.
 _FINEST = "--simplification_factor=9"
-_COARSER = "--lod_factor=3.05"
+_COARSER = "--lod_factor=2.3;4.5"
 
 _IGNEOUS_CELL = "64,64,64"
 
