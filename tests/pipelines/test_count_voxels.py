@@ -351,7 +351,9 @@ def test_a_count_of_any_size_builds_for_dataflow(monkeypatch: pytest.MonkeyPatch
         pipeline = beam.Pipeline(options=options)
         job.build(pipeline, Execution(1, None))
         assert pipeline.run().state == "DONE"
-        graphs.append(({name: total or 0 for name, total in job.stages.items()}, pipeline.runner.proto_pipeline.ByteSize()))
+        graphs.append(
+            ({name: total or 0 for name, total in job.stages.items()}, pipeline.runner.proto_pipeline.ByteSize())
+        )
     (small, small_bytes), (large, large_bytes) = graphs
     assert small == {"regions": 1, "merges": 1}
     assert large["regions"] > 1_000_000
