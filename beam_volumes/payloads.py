@@ -10,7 +10,7 @@ import logging
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -19,15 +19,15 @@ import crc32c
 
 from beam_volumes.errors import CorruptDataError, SourceError
 from beam_volumes.storage import Folder, is_local, local_path
+from beam_volumes.storage.remote import in_parallel
 
 _TAIL = struct.Struct("<QII8s")
 _FORMAT = 1
 _MARK = b"beampack"
 
 _OPEN_FILES = 128
-_WINDOW_BYTES = 2**22
-_WINDOWS = 32
-"""Of a remote pack so much is read at a time, and so many such parts are kept: 128 MiB."""
+_REQUEST_BYTES = 2**22
+"""The most that one request asks for, unless a payload is larger."""
 
 
 class Payload(NamedTuple):
@@ -78,7 +78,7 @@ class PackWriter(AbstractContextManager["PackWriter"]):
         """Add a payload."""
         return self.append_stream([data])
 
-    def append_stream(self, pieces: Iterable[bytes]) -> Payload:
+    def append_stream(self, pieces: Iterable[bytes | memoryview]) -> Payload:
         """Add a payload that comes piece by piece."""
         start, crc = self._offset, 0
         for piece in pieces:
@@ -108,35 +108,45 @@ def read_pack_index(folder: Folder, name: str) -> bytes | None:
     return None
 
 
+class _Range(NamedTuple):
+    """Bytes of a pack that are read at once."""
+
+    name: str
+    start: int
+    stop: int
+
+
 class PackReader(AbstractContextManager["PackReader"]):
-    """Reads payloads of the packs in the folder `url`; keeps files, or parts of remote files, at hand."""
+    """Reads payloads of the packs in the folder `url`; keeps files on a disk open."""
 
     def __init__(self, url: str) -> None:
         self._folder = Folder(url)
         self._local = is_local(url)
         self._files: OrderedDict[str, int] = OrderedDict()
-        self._windows: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def __exit__(self, *_: object) -> None:
         """Close files."""
         while self._files:
             os.close(self._files.popitem()[1])
-        self._windows.clear()
 
-    def read(self, name: str, payload: Payload) -> bytes:
-        """Return the bytes of a payload.
+    def read(self, asked: Sequence[tuple[str, Payload]]) -> Iterator[bytes]:
+        """Yield the bytes of payloads, each told by its pack, in their order.
+
+        On a disk one is read at a time. From afar all are read before the first is yielded, those that stand side by
+        side with one request, several requests at once: the caller must have memory for all.
 
         Raises:
             CorruptDataError: they are not what was written; the pack is removed, so that it is made anew.
             SourceError: the pack is gone or cannot be read.
 
         """
-        data = self._read_local(name, payload) if self._local else self._read_remote(name, payload)
-        try:
-            return payload.checked(data, f"{self._folder.url}/{name}")
-        except CorruptDataError:
-            self._folder.delete([name])
-            raise
+        found = (self._read_local(*one) for one in asked) if self._local else self._read_remote(asked)
+        for (name, payload), data in zip(asked, found, strict=True):
+            try:
+                yield payload.checked(data, f"{self._folder.url}/{name}")
+            except CorruptDataError:
+                self._folder.delete([name])
+                raise
 
     def stream(self, name: str, payload: Payload, piece_bytes: int) -> Iterator[bytes]:
         """Yield the bytes of a payload in pieces; only with the end of them all are they known to be right.
@@ -176,27 +186,36 @@ class PackReader(AbstractContextManager["PackReader"]):
         self._files.move_to_end(name)
         return self._files[name]
 
-    def _read_remote(self, name: str, payload: Payload) -> bytes:
-        """Join the windows that hold a payload: payloads of one shard stand near each other."""
-        parts, stop = [], payload.offset + payload.length
-        for number in range(payload.offset // _WINDOW_BYTES, -(-stop // _WINDOW_BYTES)):
-            start = number * _WINDOW_BYTES
-            parts.append(self._window(name, number)[max(payload.offset - start, 0) : stop - start])
-        return b"".join(parts)
+    def _read_remote(self, asked: Sequence[tuple[str, Payload]]) -> Iterator[bytes]:
+        ranges: list[_Range] = []
+        places = [0] * len(asked)
+        for n in sorted(range(len(asked)), key=asked.__getitem__):
+            name, payload = asked[n]
+            stop = payload.offset + payload.length
+            if not ranges or not _joins(ranges[-1], name, payload):
+                ranges.append(_Range(name, payload.offset, stop))
+            ranges[-1] = ranges[-1]._replace(stop=max(stop, ranges[-1].stop))
+            places[n] = len(ranges) - 1
+        parts = list(in_parallel(self._read_range, ranges))
+        for (_, payload), place in zip(asked, places, strict=True):
+            start = payload.offset - ranges[place].start
+            yield parts[place][start : start + payload.length]
 
-    def _window(self, name: str, number: int) -> bytes:
-        key = (name, number)
-        if key not in self._windows:
-            self._windows[key] = self._read_remote_range(name, Payload(number * _WINDOW_BYTES, _WINDOW_BYTES, 0))
-            if len(self._windows) > _WINDOWS:
-                self._windows.popitem(last=False)
-        self._windows.move_to_end(key)
-        return self._windows[key]
+    def _read_range(self, part: _Range) -> bytes:
+        return self._read_remote_range(part.name, Payload(part.start, part.stop - part.start, 0))
 
     def _read_remote_range(self, name: str, part: Payload) -> bytes:
+        if not part.length:
+            return b""
         data = self._folder.read_range(name, part.offset, part.length)
         if data is None:
             raise SourceError(
                 f"{self._folder.url}/{name}: expected a pack, but it is gone: give the same command again"
             )
         return data
+
+
+def _joins(part: _Range, name: str, payload: Payload) -> bool:
+    """Whether a payload is read with `part`, which it does not stand before."""
+    stop = payload.offset + payload.length
+    return name == part.name and payload.offset <= part.stop and stop - part.start <= _REQUEST_BYTES

@@ -12,7 +12,7 @@ from beam_volumes.block_reading import Clock
 from beam_volumes.codecs import Array, compress, encode_chunk
 from beam_volumes.downsampling import Tile, coarse_box
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import PIECE_COMPRESSION, PIECE_LEVEL, Owner, Parcel, ParcelWriter, read_parcels
+from beam_volumes.parcels import PIECE_COMPRESSION, PIECE_LEVEL, Owner, Parcel, Parcels, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.pyramid import CellKey
 from beam_volumes.tallies import add_up_tallies
@@ -122,8 +122,9 @@ def take_up(plan: VolumePlan, name: str, box: Box, counts: Counts) -> Rendered |
     return rendered(plan, found[0], counts)
 
 
-def rendered(plan: VolumePlan, parcels: dict[Owner, Parcel], counts: Counts) -> Rendered:
+def rendered(plan: VolumePlan, made: Parcels, counts: Counts) -> Rendered:
     """Return what is needed of parcels: finished shards, and cells of nothing but these, take none."""
+    parcels = dict(made)
     shards = {ShardKey(*owner): parcel for owner, parcel in parcels.items() if owner.stream >= 0}
     shards = {key: parcel for key, parcel in shards.items() if not plan.is_finished(key)}
     tiles = {CellKey(-owner.stream, owner.number): parcel for owner, parcel in parcels.items() if owner.stream < 0}

@@ -178,7 +178,7 @@ class _MeshFn(PooledDoFn):
 
     def outputs(self, task: Task, result: Made) -> Iterator[Any]:
         self.count(self.stage, 1)
-        for owner, parcel in result.parcels.items():
+        for owner, parcel in result.parcels:
             keyed = (owner, parcel)
             yield keyed if owner.stream == SHARDS else beam.pvalue.TaggedOutput(_PIECES, keyed)
         yield beam.pvalue.TaggedOutput(_COUNTS, result.counts)

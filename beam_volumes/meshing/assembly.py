@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -12,7 +14,7 @@ import crc32c
 
 from beam_volumes.codecs import compress
 from beam_volumes.meshing.cell_output import place_of
-from beam_volumes.meshing.fragment_capping import CellData, split_fragments
+from beam_volumes.meshing.fragment_capping import CellData, FragmentFile, split_fragments
 from beam_volumes.meshing.legacy import fragment_name, write_manifest
 from beam_volumes.meshing.manifest import Manifest, encode_manifest, list_fragments, lod_scales
 from beam_volumes.meshing.mesh import Mesh
@@ -58,8 +60,9 @@ class WrittenMeshes(NamedTuple):
 def write_meshes(plan: MeshPlan, labels: int, shard: int, parcels: Sequence[Parcel]) -> WrittenMeshes:
     """Write shard number `shard` of the meshes of `labels` labels, whole, and its receipt.
 
-    The bytes depend on the voxels alone. Memory: one fragment, and the table of all; where one fragment of a label is
-    over the cap, all of that label.
+    The bytes depend on the voxels alone. Memory: one fragment, or 32 MiB of them from afar; the table of all, with some
+    500 bytes for each fragment of the shard, and 500 more for those of the label at hand. A label with a fragment over
+    the cap stands in a temporary file while it is written; see `split_fragments`.
 
     Raises:
         DestinationError: it cannot be written, or the destination has been taken over.
@@ -173,37 +176,59 @@ class _MeshWriter:
         return while_claimed(self.plan.claim, self.reader.groups())
 
     def _objects(self) -> Iterator[_Object]:
-        plan, grid = self.plan, self.plan.grid
-        scales = lod_scales(grid, plan.num_lods)
-        lengths = self.reader.pieces["length"]
-        for label, rows in self._labels():
-            if lengths[rows.start : rows.stop].max() > plan.max_fragment_bytes:
-                yield self._capped(label, rows)
-                continue
-            lods: list[list[tuple[tuple[int, int, int], int]]] = [[] for _ in range(plan.num_lods)]
-            rows_of: list[list[int]] = [[] for _ in range(plan.num_lods)]
-            for row in rows:
-                place = place_of(self.reader.box(row))
-                lods[place.lod].append((place.position, int(lengths[row])))
-                rows_of[place.lod].append(row)
-            listed = list_fragments(lods)
-            ordered = map(self.reader.read, _in_order(listed, rows_of))
-            yield _Object(label, encode_manifest(listed, grid, scales), ordered)
+        """Yield objects; the fragments of each must be taken before the next one."""
+        for is_over, labels in itertools.groupby(self._labels(), self._is_over_cap):
+            objects = self._split if is_over else self._as_they_are
+            yield from objects(labels)
 
-    def _capped(self, label: int, rows: range) -> _Object:
-        """Return an object of whose fragments at least one is too large."""
-        plan = self.plan
-        lods: list[list[CellData]] = [[] for _ in range(plan.num_lods)]
+    def _is_over_cap(self, label: tuple[int, range]) -> bool:
+        """Whether at least one fragment of a label is too large."""
+        _, rows = label
+        return bool(self.reader.pieces["length"][rows.start : rows.stop].max() > self.plan.max_fragment_bytes)
+
+    def _as_they_are(self, labels: Iterable[tuple[int, range]]) -> Iterator[_Object]:
+        """Yield objects whose fragments are read for many of them together."""
+        coming = deque[tuple[int, bytes, int]]()
+
+        def rows_in_order() -> Iterator[int]:
+            for label, rows in labels:
+                manifest, ordered = self._listed(rows)
+                coming.append((label, manifest, len(ordered)))
+                yield from ordered
+
+        fragments = self.reader.read(rows_in_order())
+        while (first := next(fragments, None)) is not None:
+            label, manifest, count = coming.popleft()
+            yield _Object(label, manifest, itertools.chain([first], itertools.islice(fragments, count - 1)))
+
+    def _listed(self, rows: range) -> tuple[bytes, list[int]]:
+        """Return the manifest of a label, and the rows of its fragments in that order."""
+        plan, lengths = self.plan, self.reader.pieces["length"]
+        lods: list[list[tuple[tuple[int, int, int], int]]] = [[] for _ in range(plan.num_lods)]
+        rows_of: list[list[int]] = [[] for _ in range(plan.num_lods)]
         for row in rows:
             place = place_of(self.reader.box(row))
-            lods[place.lod].append(CellData(place.position, self.reader.read(row)))
-        done = split_fragments(lods, plan.grid, plan.max_fragment_bytes, _simplified)
-        self.capped += 1
-        self.over_cap += done.over_cap
-        listed = list_fragments([[(cell.position, len(cell.data)) for cell in level] for level in done.lods])
-        fragments = (cell.data for cell in _in_order(listed, done.lods))
-        scales = _finer(lod_scales(plan.grid, plan.num_lods), done.added_lods)
-        return _Object(label, encode_manifest(listed, done.grid, scales), fragments)
+            lods[place.lod].append((place.position, int(lengths[row])))
+            rows_of[place.lod].append(row)
+        listed = list_fragments(lods)
+        manifest = encode_manifest(listed, plan.grid, lod_scales(plan.grid, plan.num_lods))
+        return manifest, list(_in_order(listed, rows_of))
+
+    def _split(self, labels: Iterable[tuple[int, range]]) -> Iterator[_Object]:
+        """Yield objects of which at least one fragment is too large."""
+        plan = self.plan
+        for label, rows in labels:
+            places = (place_of(self.reader.box(row)) for row in rows)
+            cells = zip(places, self.reader.read(rows), strict=True)
+            fragments = ((place.lod, CellData(place.position, data)) for place, data in cells)
+            with FragmentFile() as file:
+                done = split_fragments(fragments, plan.num_lods, plan.grid, plan.max_fragment_bytes, _simplified, file)
+                self.capped += 1
+                self.over_cap += done.over_cap
+                listed = list_fragments([[(cell.position, cell.size) for cell in level] for level in done.lods])
+                scales = _finer(lod_scales(plan.grid, plan.num_lods), done.added_lods)
+                manifest = encode_manifest(listed, done.grid, scales)
+                yield _Object(label, manifest, map(file.read, _in_order(listed, done.lods)))
 
 
 def _in_order(manifest: Manifest, lods: Sequence[Sequence[ItemT]]) -> Iterator[ItemT]:

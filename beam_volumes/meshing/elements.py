@@ -14,7 +14,7 @@ from beam_volumes.codecs import Array
 from beam_volumes.geometry import Box, Grid
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
-from beam_volumes.parcels import Owner, Parcel, ParcelWriter, read_parcels
+from beam_volumes.parcels import Parcels, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.receipts import record_holes
 from beam_volumes.runs import check_claim, telling_of_replacement
@@ -22,9 +22,9 @@ from beam_volumes.source_worker import let_go, worker_of
 
 
 class Made(NamedTuple):
-    """What comes of an element: parcels by owner, and what was counted."""
+    """What comes of an element: parcels, and what was counted."""
 
-    parcels: dict[Owner, Parcel]
+    parcels: Parcels
     counts: MeshCounts
 
 

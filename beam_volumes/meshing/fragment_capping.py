@@ -5,15 +5,21 @@ are octants of those before. At the levels above it, fragments that are too larg
 one by one; what two of them have in common stays common, as everything is done in their quantized coordinates:
 triangles are cut at the planes between octants, and the middle of a cell, which is half a quantum under the coordinate
 that readers take for it, becomes the end of one octant and the start of the next.
+
+All cells of the finest level are split, not only those with too much: readers that want a level take the fragments of
+that level, in cells of one size, and take them for the whole object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
 
+from beam_volumes.errors import DestinationError
 from beam_volumes.geometry import Vec
 from beam_volumes.meshing.mesh import UNITS, Mesh
 from beam_volumes.meshing.mesh_grid import MeshGrid
@@ -25,6 +31,7 @@ from beam_volumes.meshing.multires import (
     welded,
 )
 from beam_volumes.meshing.multires_kernels import find_octants
+from beam_volumes.storage.remote import local_failure
 
 Simplify = Callable[[Mesh, tuple[float, float, float], int], Mesh]
 """Takes a mesh, the size in nm of 16 of its units along XYZ, and how many triangles to aim at; open borders must stay
@@ -46,6 +53,53 @@ class CellData(NamedTuple):
     data: bytes
 
 
+class StoredCell(NamedTuple):
+    """A fragment in a file, `size` bytes from `start` on; `position` as in `CellData`."""
+
+    position: Vec
+    start: int
+    size: int
+
+
+class FragmentFile(AbstractContextManager["FragmentFile"]):
+    """Fragments in a file in the temporary folder (TMPDIR), which has no name, so that nothing of it stays."""
+
+    def __init__(self) -> None:
+        self._end = 0
+
+    def __enter__(self) -> FragmentFile:
+        """Make the file."""
+        self._file = tempfile.TemporaryFile(prefix="beam-volumes-")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove it."""
+        self._file.close()
+
+    def add(self, cell: CellData) -> StoredCell:
+        """Write a fragment.
+
+        Raises:
+            DestinationError: it cannot be written.
+
+        """
+        try:
+            self._file.seek(self._end)
+            self._file.write(cell.data)
+            self._file.flush()
+        except OSError as error:
+            reason, advice = local_failure(error)
+            raise DestinationError(f"fragments to split: expected to keep them, came {reason}: {advice}") from error
+        stored = StoredCell(cell.position, self._end, len(cell.data))
+        self._end += stored.size
+        return stored
+
+    def read(self, cell: StoredCell) -> bytes:
+        """Return the bytes of a fragment."""
+        self._file.seek(cell.start)
+        return self._file.read(cell.size)
+
+
 class CappedObject(NamedTuple):
     """The fragments of an object after capping.
 
@@ -59,50 +113,65 @@ class CappedObject(NamedTuple):
     """
 
     grid: MeshGrid
-    lods: list[list[CellData]]
+    lods: list[list[StoredCell]]
     added_lods: int
     simplified: int
     over_cap: int
 
 
 def split_fragments(
-    lods: Sequence[Sequence[CellData]], grid: MeshGrid, max_fragment_bytes: int, simplify: Simplify
+    fragments: Iterable[tuple[int, CellData]],
+    num_lods: int,
+    grid: MeshGrid,
+    max_fragment_bytes: int,
+    simplify: Simplify,
+    file: FragmentFile,
 ) -> CappedObject:
     """Bring the fragments of one object under a size; whole levels stay as they are where nothing is larger.
 
+    Memory: one fragment, decoded, and some 300 bytes for each. The file takes all of them, and for each level that is
+    added those of the finest one twice more.
+
     Args:
-        lods: from the finest level of detail on.
+        fragments: with their levels of detail, of which 0 is the finest.
+        num_lods: how many levels there are.
         grid: that they are in.
         max_fragment_bytes: at most.
         simplify: what makes a mesh of fewer triangles.
+        file: takes the fragments.
+
+    Raises:
+        DestinationError: the file cannot be written.
 
     """
-    kept = [list(level) for level in lods]
+    kept: list[list[StoredCell]] = [[] for _ in range(num_lods)]
     simplified = 0
-    for lod, level in enumerate(kept):
-        for n, cell in enumerate(level):
-            if lod and len(cell.data) > max_fragment_bytes:
-                level[n] = cell._replace(data=fit_fragment(cell.data, grid, lod, max_fragment_bytes, simplify))
-                simplified += 1
+
+    def fitted(cell: CellData, lod: int) -> StoredCell:
+        nonlocal simplified
+        if len(cell.data) > max_fragment_bytes:
+            cell = cell._replace(data=fit_fragment(cell.data, grid, lod, max_fragment_bytes, simplify))
+            simplified += 1
+        return file.add(cell)
+
+    for lod, cell in fragments:
+        kept[lod].append(fitted(cell, lod) if lod else file.add(cell))
     added = 0
     while added < _MOST_LEVELS and _over(kept[0], max_fragment_bytes) and not any(n % 2 for n in grid.cell):
-        finer: list[CellData] = []
-        parents: list[CellData] = []
+        finer: list[StoredCell] = []
+        parents: list[StoredCell] = []
         grid = grid.halved()
-        for cell in kept[0]:
-            parent, children = halve_fragment(cell, grid.bits)
-            if len(parent) > max_fragment_bytes:
-                parent = fit_fragment(parent, grid, 1, max_fragment_bytes, simplify)
-                simplified += 1
-            parents.append(cell._replace(data=parent))
-            finer += children
+        for stored in kept[0]:
+            parent, children = halve_fragment(CellData(stored.position, file.read(stored)), grid.bits)
+            parents.append(fitted(CellData(stored.position, parent), 1))
+            finer += map(file.add, children)
         kept = [finer, parents, *kept[1:]]
         added += 1
     return CappedObject(grid, kept, added, simplified, sum(_over(level, max_fragment_bytes) for level in kept))
 
 
-def _over(level: Sequence[CellData], max_fragment_bytes: int) -> int:
-    return sum(len(cell.data) > max_fragment_bytes for cell in level)
+def _over(level: Sequence[StoredCell], max_fragment_bytes: int) -> int:
+    return sum(cell.size > max_fragment_bytes for cell in level)
 
 
 def halve_fragment(cell: CellData, bits: int) -> tuple[bytes, list[CellData]]:

@@ -2,18 +2,24 @@
 
 import os
 import random
+import tempfile
+import threading
+import tracemalloc
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import crc32c
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from beam_volumes import parcels as parcels_module
 from beam_volumes import payloads as payloads_module
 from beam_volumes.errors import CorruptDataError, DestinationError, SourceError
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import Owner, Parcel, ParcelReader, ParcelWriter, read_parcels
+from beam_volumes.parcels import Owner, Parcel, ParcelReader, Parcels, ParcelWriter, read_parcels
 from beam_volumes.payloads import PackReader, PackWriter, Payload, read_pack_index
 from beam_volumes.storage import Folder
 
@@ -39,11 +45,10 @@ def path_of(folder: Folder, name: str) -> Path:
 
 @pytest.fixture(params=["local", "remote"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether packs are read as those on a disk, or in an object store: then in windows, here of 16 bytes."""
+    """Whether packs are read as those on a disk, or in an object store: by requests, here of 16 bytes."""
     if request.param == "remote":
         monkeypatch.setattr(payloads_module, "is_local", lambda _: False)
-        monkeypatch.setattr(payloads_module, "_WINDOW_BYTES", 16)
-        monkeypatch.setattr(payloads_module, "_WINDOWS", 3)
+        monkeypatch.setattr(payloads_module, "_REQUEST_BYTES", 16)
     return str(request.param)
 
 
@@ -53,57 +58,69 @@ def test_payloads_come_back_in_any_order(folder: Folder) -> None:
     asked = [(name, i) for name, placed in packs.items() for i in range(len(placed))] * 3
     random.Random(1).shuffle(asked)
     with PackReader(folder.url) as reader:
-        for name, i in asked:
-            assert reader.read(name, packs[name][i]) == PARTS[:: 1 if name == "a.pack" else -1][i]
+        found = reader.read([(name, packs[name][i]) for name, i in asked])
+        assert list(found) == [PARTS[:: 1 if name == "a.pack" else -1][i] for name, i in asked]
     assert packs["a.pack"][1] == Payload(5, 0, 0)
     assert packs["a.pack"][2] == Payload(5, 100, crc32c.crc32c(b"x" * 100))
 
 
-@given(st.lists(st.binary(max_size=70), max_size=12), st.randoms(use_true_random=False))
-@settings(derandomize=True, deadline=None, max_examples=40)
-def test_windows_join_to_what_was_written(parts: list[bytes], order: random.Random) -> None:
-    files: dict[str, bytes] = {}
+class Requests:
+    """Takes note of what is read of the files in a folder."""
 
-    class Bucket:
-        url = "s3://bucket/scratch"
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.made: list[tuple[str, int, int]] = []
+        self._read_range = Folder.read_range
+        patch.setattr(payloads_module, "is_local", lambda _: False)
+        patch.setattr(Folder, "read_range", lambda *args: self._read(*args))
 
-        def read_range(self, name: str, start: int, length: int) -> bytes | None:
-            return files[name][start : start + length] if name in files else None
+    def _read(self, folder: Folder, name: str, start: int, length: int) -> bytes | None:
+        self.made.append((name, start, length))
+        return self._read_range(folder, name, start, length)
 
-    placed, offset = [], 0
-    for part in parts:
-        placed.append(Payload(offset, len(part), crc32c.crc32c(part)))
-        offset += len(part)
-    files["p"] = b"".join(parts)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(payloads_module, "_WINDOW_BYTES", 16)
-        patch.setattr(payloads_module, "_WINDOWS", 2)
-        reader = PackReader("s3://bucket/scratch")
-        patch.setattr(reader, "_folder", Bucket())
-        for i in order.sample(range(len(parts)), len(parts)):
-            assert reader.read("p", placed[i]) == parts[i]
-        if offset:
-            with pytest.raises(SourceError, match="s3://bucket/scratch/q: expected a pack, but it is gone"):
-                reader.read("q", Payload(0, 1, 0))
+    @property
+    def bytes(self) -> int:
+        return sum(length for _, _, length in self.made)
 
 
-def test_remote_windows_are_read_once_while_they_are_kept(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(payloads_module, "is_local", lambda _: False)
-    monkeypatch.setattr(payloads_module, "_WINDOW_BYTES", 16)
-    monkeypatch.setattr(payloads_module, "_WINDOWS", 3)
-    placed = write(folder, "p", [bytes([i]) * 8 for i in range(12)])
-    reads: list[int] = []
-    read_range = Folder.read_range
+@given(st.lists(st.binary(max_size=40), max_size=12), st.randoms(use_true_random=False))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_from_afar_just_what_is_asked_for_is_read(parts: list[bytes], order: random.Random) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as place:
+        folder = Folder(place)
+        asked = list(enumerate(write(folder, "p", parts)))
+        asked = order.sample(asked, order.randint(0, len(asked)))
+        patch.setattr(payloads_module, "_REQUEST_BYTES", 16)
+        requests = Requests(patch)
+        with PackReader(folder.url) as reader:
+            assert list(reader.read([("p", payload) for _, payload in asked])) == [parts[n] for n, _ in asked]
+        assert requests.bytes == sum(payload.length for _, payload in asked)
+        longest = max((payload.length for _, payload in asked), default=0)
+        assert all(0 < length <= max(longest, 16) for _, _, length in requests.made)
 
-    def counted(self: Folder, name: str, start: int, length: int) -> bytes | None:
-        reads.append(start)
-        return read_range(self, name, start, length)
 
-    monkeypatch.setattr(Folder, "read_range", counted)
+def test_what_stands_side_by_side_is_read_with_one_request(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = {name: write(folder, name, [bytes([i]) * 8 for i in range(12)]) for name in "pq"}
+    monkeypatch.setattr(payloads_module, "_REQUEST_BYTES", 32)
+    requests = Requests(monkeypatch)
     with PackReader(folder.url) as reader:
-        for payload in (*placed[:6], *placed[:6], *placed[6:], placed[0]):
-            reader.read("p", payload)
-    assert reads == [0, 16, 32, 48, 64, 80, 0]
+        asked = [(name, placed[name][i]) for i in (11, 2, 3, 4, 5, 6, 7, 9) for name in "pq"]
+        assert [data[0] for data in reader.read(asked)] == [i for i in (11, 2, 3, 4, 5, 6, 7, 9) for _ in "pq"]
+    ranges = [(16, 32), (48, 16), (72, 8), (88, 8)]
+    assert sorted(requests.made) == [(name, *place) for name in "pq" for place in ranges]
+
+
+def test_several_requests_are_made_at_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = {f"{n}": write(folder, f"{n}", [b"%d" % n])[0] for n in range(4)}
+    meeting, read_range = threading.Barrier(4, timeout=20), Folder.read_range
+
+    def met(*args: Any) -> bytes | None:
+        meeting.wait()
+        return read_range(*args)
+
+    monkeypatch.setattr(payloads_module, "is_local", lambda _: False)
+    monkeypatch.setattr(Folder, "read_range", met)
+    with PackReader(folder.url) as reader:
+        assert list(reader.read(list(placed.items()))) == [b"0", b"1", b"2", b"3"]
 
 
 def test_only_so_many_files_stay_open(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +135,8 @@ def test_only_so_many_files_stay_open(folder: Folder, monkeypatch: pytest.Monkey
     placed = [write(folder, f"{n}", [b"%d" % n])[0] for n in range(5)]
     monkeypatch.setattr(os, "close", counted)
     with PackReader(folder.url) as reader:
-        for n in (0, 1, 0, 2, 0, 3, 4, 1):
-            assert reader.read(f"{n}", placed[n]) == b"%d" % n
+        order = (0, 1, 0, 2, 0, 3, 4, 1)
+        assert list(reader.read([(f"{n}", placed[n]) for n in order])) == [b"%d" % n for n in order]
         assert len(closed) == 4
     assert len(closed) == 6
 
@@ -132,11 +149,11 @@ def test_a_changed_payload_is_known(folder: Folder) -> None:
     data[50] ^= 1
     path.write_bytes(data)
     with PackReader(folder.url) as reader:
-        assert reader.read("p.pack", placed[4]) == b"last"
+        assert list(reader.read([("p.pack", placed[4])])) == [b"last"]
         with pytest.raises(
             CorruptDataError, match=r"p\.pack: expected 100 bytes at 5 with crc32c 0x.*give the same command again"
         ):
-            reader.read("p.pack", placed[2])
+            list(reader.read([("p.pack", placed[2])]))
 
 
 @pytest.mark.usefixtures("kind")
@@ -145,7 +162,7 @@ def test_a_pack_cut_off_within_a_payload_is_known(folder: Folder) -> None:
     path = path_of(folder, "p.pack")
     path.write_bytes(path.read_bytes()[:60])
     with PackReader(folder.url) as reader, pytest.raises(CorruptDataError, match="came others"):
-        reader.read("p.pack", placed[2])
+        list(reader.read([("p.pack", placed[2])]))
 
 
 @pytest.mark.usefixtures("kind")
@@ -153,7 +170,7 @@ def test_a_pack_that_is_gone_is_named(folder: Folder) -> None:
     placed = write(folder, "p.pack", PARTS)
     path_of(folder, "p.pack").unlink()
     with PackReader(folder.url) as reader, pytest.raises(SourceError, match=r"scratch/p\.pack: .*same command again"):
-        reader.read("p.pack", placed[0])
+        list(reader.read([("p.pack", placed[0])]))
 
 
 def test_an_index_comes_back(folder: Folder) -> None:
@@ -215,24 +232,129 @@ EXPECTED = {
 }
 
 
-def read_all(folder: Folder, parcels: dict[Owner, Parcel]) -> dict[Owner, Any]:
+def read_all(folder: Folder, parcels: Parcels) -> dict[Owner, Any]:
     found = {}
-    for shard, parcel in parcels.items():
+    for shard, parcel in parcels:
         with ParcelReader(folder.url, [parcel]) as reader:
             found[shard] = list(reader.chunks())
     return found
 
 
-@pytest.mark.parametrize("inline_bytes", [0, 10, 30, 59, 60, 10**9])
-def test_pieces_come_by_chunk_and_place_however_they_travel(folder: Folder, inline_bytes: int) -> None:
+@pytest.mark.parametrize("held_bytes", [20, 10**6])
+@pytest.mark.parametrize("inline_bytes", [0, 10, 22, 23, 36, 37, 10**9])
+def test_pieces_come_by_chunk_and_place_however_they_travel(
+    folder: Folder, inline_bytes: int, held_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One shard has 23 bytes, the other 37."""
+    monkeypatch.setattr(parcels_module, "_HELD_BYTES", held_bytes)
     with ParcelWriter(folder.url, "region-0.pack", inline_bytes) as out:
         fill(out)
         parcels = out.finish({"holes": []})
-    packed = inline_bytes < 60
-    assert {p.pack for p in parcels.values()} == {"region-0.pack" if packed else ""}
-    assert sum(len(p.data) for p in parcels.values()) == (0 if packed else 60)
-    assert read_all(folder, parcels) == EXPECTED
+    packed = inline_bytes < 37 or held_bytes == 20
+    inline = {0: 0, 23: 23, 36: 23, 37: 60, 10**9: 60}.get(inline_bytes, 0) if held_bytes > 20 else 0
+    assert sum(len(parcel.data) for _, parcel in parcels) == inline
+    assert {parcel.pack for _, parcel in parcels if not parcel.data} <= {"region-0.pack"}
     assert folder.exists("region-0.pack") == packed
+    assert read_all(folder, parcels) == EXPECTED
+    if packed:
+        taken = read_parcels(folder.url, "region-0.pack")
+        assert taken is not None
+        assert read_all(folder, taken[0]) == EXPECTED
+
+
+def test_what_is_more_has_a_pack_for_a_later_run(folder: Folder) -> None:
+    with ParcelWriter(folder.url, "p", 2**11) as out:
+        for n in range(1100):
+            out.add(Owner(0, n), 1, BOXES[0], bytes(1000))
+        parcels = out.finish({})
+    assert {(parcel.pack, len(parcel.data)) for _, parcel in parcels} == {("", 1000)}
+    taken = read_parcels(folder.url, "p")
+    assert taken is not None
+    assert {(parcel.pack, len(parcel.data)) for _, parcel in taken[0]} == {("p", 0)}
+    assert read_all(folder, taken[0]) == read_all(folder, parcels)
+
+
+def test_owners_without_bytes_are_told(folder: Folder) -> None:
+    with ParcelWriter(folder.url, "p", 0) as out:
+        for n in range(2):
+            out.add(Owner(0, n), 7, BOXES[n], b"")
+        parcels = out.finish({})
+    assert read_all(folder, parcels) == {Owner(0, n): [(7, [(BOXES[n], b"")])] for n in range(2)}
+
+
+def shuffled_pieces(packs: int, owners: int, chunks: int) -> list[list[tuple[int, int, bytes]]]:
+    """Return owner, chunk and bytes of pieces, in packs, by hashes of their chunks: 500 to 1,500 bytes each."""
+    random_ = random.Random(3)
+    found = [[(chunk * 7919 % owners, chunk, random_.randbytes(random_.randint(500, 1500))) for chunk in range(chunks)]]
+    return found * packs
+
+
+@pytest.mark.parametrize("held_bytes", [10**5, 10**9])
+def test_of_remote_packs_an_owner_reads_its_own_pieces(
+    folder: Folder, held_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one request for each pack, or for each time that a pack was filled from memory."""
+    monkeypatch.setattr(parcels_module, "_HELD_BYTES", held_bytes)
+    made, fills = defaultdict[Owner, list[Parcel]](list), 1 if held_bytes > 10**6 else 11
+    expected = defaultdict[int, list[tuple[int, list[bytes]]]](list)
+    for n, pieces in enumerate(shuffled_pieces(3, 20, 1000)):
+        with ParcelWriter(folder.url, f"{n}.pack", 100) as out:
+            for number, chunk, data in pieces:
+                out.add(Owner(0, number), chunk, BOXES[n], data)
+                if not n:
+                    expected[number].append((chunk, [data] * 3))
+            for key, parcel in out.finish({}):
+                made[key].append(parcel)
+    requests = Requests(monkeypatch)
+    for owner, parcels in made.items():
+        requests.made.clear()
+        with ParcelReader(folder.url, parcels) as reader:
+            chunks = [(chunk, [data for _, data in found]) for chunk, found in reader.chunks()]
+        assert chunks == expected[owner.number]
+        assert requests.bytes == 3 * sum(len(data) for _, [data, *_] in expected[owner.number])
+        assert 3 <= len(requests.made) <= 3 * fills
+
+
+def test_what_is_read_at_a_time_is_bounded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here to 20,000 bytes, 512 for each piece among them."""
+    monkeypatch.setattr(parcels_module, "_READ_BYTES", 20_000)
+    with ParcelWriter(folder.url, "p", 0) as out:
+        for chunk in range(100):
+            out.add(Owner(0, 0), chunk, BOXES[0], bytes(1000))
+        [(_, parcel)] = out.finish({})
+    requests = Requests(monkeypatch)
+    with ParcelReader(folder.url, [parcel]) as reader:
+        found = reader.read(range(100))
+        next(found)
+        assert requests.bytes == 14_000
+        assert len(list(found)) == 99
+    assert requests.bytes == 100_000
+    assert len(requests.made) <= 8
+
+
+def test_pieces_of_one_table_are_joined(folder: Folder) -> None:
+    kind = np.dtype([("label", "<u8"), ("voxels", "<u4")])
+    rows = np.array([(n, n * n) for n in range(10)], kind)
+    with ParcelWriter(folder.url, "p", 0) as out:
+        for chunk, first, last in ((2, 4, 10), (1, 0, 4), (3, 0, 0)):
+            out.add(Owner(0, 0), chunk, BOXES[0], rows[first:last].tobytes())
+        [(_, parcel)] = out.finish({})
+    with ParcelReader(folder.url, [parcel]) as reader:
+        assert reader.table(kind).tolist() == rows.tolist()
+
+
+def test_a_million_parcels_are_made_one_by_one() -> None:
+    """A part of the labels tells very many cells, each of little."""
+    with ParcelWriter("file:///nowhere", "p", 100) as out:
+        tracemalloc.start()
+        for n in range(50_000):
+            out.add(Owner(0, n), 1, BOXES[0], b"16 bytes of data")
+        parcels = out.finish({})
+        count = sum(parcel.data == b"16 bytes of data" for _, parcel in parcels)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert count == 50_000
+    assert peak < 50_000 * 400
 
 
 def test_parcels_of_several_regions_are_joined(folder: Folder) -> None:
@@ -241,7 +363,7 @@ def test_parcels_of_several_regions_are_joined(folder: Folder) -> None:
         with ParcelWriter(folder.url, f"region-{region}.pack", 0 if region else 10**9) as out:
             for chunk, box in pieces:
                 out.add(Owner(0, 0), chunk, BOXES[box], b"%d%d" % (chunk, box))
-            parcels += out.finish({}).values()
+            parcels += [parcel for _, parcel in out.finish({})]
     with ParcelReader(folder.url, parcels) as reader:
         assert list(reader.chunks()) == [
             (2, [(BOXES[0], b"20")]),
@@ -260,7 +382,9 @@ def test_a_later_run_takes_parcels_up_with_their_note(folder: Folder) -> None:
     with ParcelWriter(folder.url, "region-0.pack", 0) as out:
         fill(out)
         parcels = out.finish(note)
-    assert read_parcels(folder.url, "region-0.pack") == (parcels, note)
+    taken = read_parcels(folder.url, "region-0.pack")
+    assert taken is not None
+    assert (dict(taken[0]), taken[1]) == (dict(parcels), note)
     assert read_parcels(folder.url, "region-1.pack") is None
 
 
@@ -274,7 +398,9 @@ def test_a_damaged_pack_is_not_taken_up(folder: Folder, caplog: pytest.LogCaptur
     assert caplog.messages == [f"{folder.url}/region-0.pack is damaged, and made anew"]
 
 
-def test_an_interrupted_region_leaves_no_pack(folder: Folder) -> None:
+def test_an_interrupted_region_leaves_no_pack(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parcels_module, "_HELD_BYTES", 30)
+
     def interrupted() -> None:
         with ParcelWriter(folder.url, "region-0.pack", 0) as out:
             fill(out)

@@ -1,11 +1,24 @@
+import gc
+import io
+import tempfile
+import tracemalloc
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_volumes.meshing.fragment_capping import CellData, fit_fragment, halve_fragment, split_fragments
+from beam_volumes.errors import DestinationError
+from beam_volumes.meshing.fragment_capping import (
+    CellData,
+    FragmentFile,
+    Simplify,
+    fit_fragment,
+    halve_fragment,
+    split_fragments,
+)
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_grid import MeshGrid
 from beam_volumes.meshing.multires import decode_fragment, encode_fragment
@@ -46,6 +59,25 @@ def in_octants(level: Sequence[CellData], grid: MeshGrid) -> bool:
     return all((s.min(axis=1) * s.max(axis=1) >= 0).all() for s in sides)
 
 
+class Capped(NamedTuple):
+    """A `CappedObject` with its fragments."""
+
+    grid: MeshGrid
+    lods: list[list[CellData]]
+    added_lods: int
+    simplified: int
+    over_cap: int
+
+
+def split(lods: Sequence[Sequence[CellData]], grid: MeshGrid, cap: int, simplify: Simplify) -> Capped:
+    fragments = ((lod, cell) for lod, level in enumerate(lods) for cell in level)
+    with FragmentFile() as file:
+        done = split_fragments(fragments, len(lods), grid, cap, simplify, file)
+        read = [[CellData(cell.position, file.read(cell)) for cell in level] for level in done.lods]
+        assert [[cell.size for cell in level] for level in done.lods] == [[len(cell.data) for cell in c] for c in read]
+    return Capped(done.grid, read, done.added_lods, done.simplified, done.over_cap)
+
+
 def ball(bits: int) -> CutSurface:
     """An ellipsoid, in cells of an odd number of voxels."""
     x, y, z = np.ogrid[-25.5:26, -21.5:22, -18.5:19]
@@ -82,7 +114,7 @@ def test_octants_of_all_cells_are_closed_and_so_are_their_parents(surface: CutSu
 def test_large_objects_get_finer_levels_and_smaller_fragments(bits: int, cap: int, added: int) -> None:
     surface = ball(bits)
     lods = [encoded(surface, lod) for lod in range(3)]
-    capped = split_fragments(lods, surface.grid, cap, simplified)
+    capped = split(lods, surface.grid, cap, simplified)
     assert (capped.added_lods, len(capped.lods)) == (added, 3 + added)
     assert capped.grid.length(added) == surface.grid.length(0)
     assert capped.over_cap == 0
@@ -103,7 +135,7 @@ def test_large_objects_get_finer_levels_and_smaller_fragments(bits: int, cap: in
 def test_fragments_that_cannot_be_made_smaller_are_counted() -> None:
     surface = ball(16)
     lods = [encoded(surface, 0), encoded(surface, 1)]
-    capped = split_fragments(lods, surface.grid, 1000, unchanged)
+    capped = split(lods, surface.grid, 1000, unchanged)
     too_large = [cell for level in capped.lods for cell in level if len(cell.data) > 1000]
     assert capped.over_cap == len(too_large) > 0
     assert odd_edges(*whole(capped.lods[-1], capped.grid)) == 0
@@ -112,7 +144,7 @@ def test_fragments_that_cannot_be_made_smaller_are_counted() -> None:
 def test_levels_are_not_added_without_end() -> None:
     surface = ball(10)
     smallest = min(encoded(surface, 0), key=lambda cell: len(cell.data))
-    capped = split_fragments([[smallest]], surface.grid, 1, unchanged)
+    capped = split([[smallest]], surface.grid, 1, unchanged)
     assert capped.added_lods == 4
     assert capped.over_cap == sum(len(level) for level in capped.lods)
 
@@ -121,7 +153,7 @@ def test_cells_of_an_odd_length_stay_whole() -> None:
     grid = MeshGrid((0, 0, 0), (33, 64, 64), (16.0, 16.0, 40.0), 16)
     mesh = Mesh(np.array([[0, 0, 0], [9, 0, 0], [0, 9, 0]], np.int32), np.array([[0, 1, 2]], np.uint32))
     cell = CellData((0, 0, 0), encode_fragment(mesh, grid, 0, (0, 0, 0)).data)
-    assert split_fragments([[cell]], grid, 1, unchanged) == (grid, [[cell]], 0, 0, 1)
+    assert split([[cell]], grid, 1, unchanged) == (grid, [[cell]], 0, 0, 1)
 
 
 def test_what_leaves_its_octant_is_brought_back() -> None:
@@ -152,3 +184,39 @@ def test_sizes_are_given_in_nm() -> None:
     x, y, z = (16 * n * 4 * r / 65535 for n, r in zip((35, 33, 31), (16, 16, 40), strict=True))
     ((a, b, c),) = sizes
     assert (a, b, c) == pytest.approx((x, y, z))
+
+
+def test_one_fragment_is_in_memory_at_a_time() -> None:
+    """However many there are of an object that is split."""
+    x, y = np.mgrid[:100, :100]
+    corners = np.stack([x, y, 20 + np.random.default_rng(1).integers(0, 40, x.shape)], 2).reshape(-1, 3)
+    first = (x * 100 + y)[:-1, :-1].ravel()
+    faces = np.stack([first, first + 100, first + 1], 1)
+    grid = MeshGrid.of_voxels((0, 0, 0), (100, 100, 100), (16.0, 16.0, 40.0), 16)
+    data = encode_fragment(Mesh((corners * 16).astype(np.int32), faces.astype(np.uint32)), grid, 0, (0, 0, 0)).data
+    parts = len(halve_fragment(CellData((0, 0, 0), data), 16)[1])
+
+    def peak(copies: int) -> int:
+        fragments = ((0, CellData((n, 0, 0), bytes(bytearray(data)))) for n in range(copies))
+        gc.collect()
+        tracemalloc.start()
+        with FragmentFile() as file:
+            done = split_fragments(fragments, 1, grid, len(data) - 1, unchanged, file)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert [len(level) for level in done.lods] == [parts * copies, copies]
+        return found
+
+    per_fragment = (peak(33) - peak(3)) / 30
+    # It stands in the table, and so do its parent and its parts.
+    assert per_fragment < 300 * (2 + parts) < len(data) / 10
+
+
+def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: Full())
+    with FragmentFile() as file, pytest.raises(DestinationError, match=r"came No space left .*TMPDIR names another"):
+        file.add(CellData((0, 0, 0), b"data"))
