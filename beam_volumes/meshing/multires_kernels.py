@@ -203,7 +203,7 @@ def order_by_place(quanta: Quanta, faces: Faces, top: int) -> Faces:
     for t in range(faces.shape[0]):
         place = np.uint32(0)
         for axis in range(3):
-            inside = min(max(np.int64(quanta[faces[t, 0], axis]), 0), top)
+            inside: Any = min(max(np.int64(quanta[faces[t, 0], axis]), 0), top)
             at = np.uint32((inside << bits) // (top + 1))
             for bit in range(bits):
                 place |= (at >> np.uint32(bit) & np.uint32(1)) << np.uint32(3 * bit + axis)
