@@ -40,8 +40,9 @@ class Claim:
     Attributes:
         identity: everything that the written bytes depend on, JSON values; `task` is the pipeline.
         key: which claim: a run that finds another one in its place stops writing.
-        state: "new", "resumed" (an unfinished run of the same identity), "complete" (nothing is left to do), or
-            "replaced" (what is there must be removed first).
+        state: "new", "resumed" (an unfinished run of the same identity), "complete" (nothing is left to do),
+            "incomplete" (complete once, but files are missing since), or "replaced" (what is there must be removed
+            first).
         scratch: the folder of this run's packs.
 
     """
@@ -141,11 +142,14 @@ def take(claim: Claim) -> None:
     data = json.dumps(content, indent=1).encode()
     if claim.state == "resumed":
         _take_again(claim, data)
+    elif claim.state == "incomplete":
+        # Its key is that of the report: of two such runs both may go on, as both make what was there.
+        folder.create(_claim_file(destination), data)
     elif claim.state == "replaced":
         _clear(claim)
     else:
         _check_empty(destination)
-    if claim.state != "resumed":
+    if claim.state not in ("resumed", "incomplete"):
         if not folder.create(_claim_file(destination), data):
             raise DestinationError(
                 f"{claim.place}: another run claimed this destination at the same moment: expected to be alone; "

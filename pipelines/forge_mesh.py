@@ -12,7 +12,9 @@ from functools import partial
 
 from beam_volumes.errors import OptionError
 from beam_volumes.meshing import mesh_planning as planning
+from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.mesh_report import settle
+from beam_volumes.meshing.remaking import remaking
 from beam_volumes.spatial_index.files import IndexFiles, IndexGrid
 from beam_volumes.storage import join
 from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
@@ -62,7 +64,8 @@ def plan(config: Config, setting: Setting) -> Job:
         grid = IndexGrid.of_shape(layer.bounds, cells.cells.cell, layer.source.info["scales"][config.mip]["resolution"])
         index = IndexFiles(join(layer.url, config.mesh_dir), grid)
     kind = Kind("forge_mesh", "fragments" if config.sharded else "legacy", Storing(), index)
-    fragments, choice = plan_meshes(config, setting, layer, cells, kind)
+    whole, choice = plan_meshes(config, setting, layer, cells, kind)
+    fragments = remaking(whole, config.dust_threshold)
     return Job(
         claim=fragments.claim,
         summary=partial(planning.summary, fragments, choice),
@@ -71,13 +74,22 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, fragments),
         processes=layer.asked.workers or 1,
         modules=("beam_volumes.meshing.levels",),
-        warnings=layer.warnings(fragments),
+        warnings=[*layer.warnings(fragments), *_missing(fragments)],
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return run(Config, plan, sys.argv[1:] if argv is None else argv)
+
+
+def _missing(plan: MeshPlan) -> list[str]:
+    if plan.remade is None:
+        return []
+    return [
+        f"of {len(plan.cells):,} boxes {len(plan.remade.cells):,} lack files in {plan.claim.place}: these are made "
+        "anew, and no others"
+    ]
 
 
 if __name__ == "__main__":

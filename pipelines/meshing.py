@@ -131,7 +131,7 @@ class Layer(NamedTuple):
         """Tell what a user should know before the run starts."""
         destination = plan.claim.destination
         named = destination.warnings() if isinstance(destination, MeshFolder) else []
-        return [*self.asked.warnings, *(named if plan.claim.state != "complete" else [])]
+        return [*self.asked.warnings, *(named if plan.claim.state not in ("complete", "incomplete") else [])]
 
 
 def look_at_layer(config: Forging, setting: Setting, scratch: str | None) -> Layer:
@@ -152,11 +152,11 @@ def look_at_layer(config: Forging, setting: Setting, scratch: str | None) -> Lay
 
 def stages(plan: MeshPlan) -> dict[str, int | None]:
     """Return what progress is shown of, step by step, and how much there is of it, where that is known beforehand."""
-    cells = plan.planned["cells"]
+    planned = plan.planned
     parts = 1 if plan.label_parts == 1 else None
     levels: dict[str, int | None] = {"parts of levels": None} if plan.num_lods > 1 else {}
     shards: dict[str, int | None] = {"shards": None} if plan.mesh_format != "fragments" else {}
-    return {"labels": cells, "parts of labels": parts, "cells": cells, **levels, **shards}
+    return {"labels": planned["counted"], "parts of labels": parts, "cells": planned["cells"], **levels, **shards}
 
 
 class Kind(NamedTuple):

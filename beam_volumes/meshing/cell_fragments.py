@@ -45,9 +45,19 @@ def labels_of_fragments(files: FragmentFiles, cell: int, *, fill_missing: bool) 
             return None
         says = "nothing tells that its box is empty" if known is None else f"{known:,} labels are in its box"
         raise SourceError(
-            f"{join(files.url, name)}: expected the fragments of a box, but there is no such file, and {says}: forge "
-            "that box again, or take it for empty with --fill_missing"
+            f"{join(files.url, name)}: expected the fragments of a box, but there is no such file, and {says}: "
+            f"{_advice(folder)}, or take it for empty with --fill_missing"
         ) from error
+
+
+def _advice(folder: Folder) -> str:
+    """Return what to do about a file that is missing among fragments."""
+    made = folder.read_json("report.json") or {}
+    if made.get("pipeline") != "forge_mesh":
+        return "make it again with the program that made the others"
+    if made.get("identity", {}).get("sharded") is False:
+        return "forge the volume with --sharded=true: these are meshes, a file for each label of a box"
+    return "give the command of forge_mesh that made the others once more: it makes only the files that are missing"
 
 
 def meshes_of_fragments(plan: MeshPlan, cell: int, labels: Collection[int]) -> Iterator[tuple[int, Mesh]]:

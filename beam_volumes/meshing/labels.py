@@ -137,6 +137,9 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
         # Pieces come by cell: its own, and what others tell of the planes that they have in common with it.
         for cell, group in itertools.groupby(zip(cells, tables, strict=True), operator.itemgetter(0)):
             last = first + sum(len(table) for _, table in group)
+            if not plan.makes(cell):
+                first = last
+                continue
             mine = np.unique(places[first:last])
             told = _rows(labels[mine[chosen[mine]]], voxels[mine[chosen[mine]]])
             work.out.add(Owner(0, cell), part, plan.own_voxels(cell), told.tobytes())

@@ -65,6 +65,19 @@ class PartKey(NamedTuple):
     number: int
 
 
+class Remade(NamedTuple):
+    """What of complete fragments is made anew.
+
+    Attributes:
+        cells: whose files are missing, sorted.
+        counted: whose labels are counted for it, sorted; None for all.
+
+    """
+
+    cells: tuple[int, ...]
+    counted: tuple[int, ...] | None
+
+
 @dataclass(frozen=True)
 class FragmentFiles:
     """Files of fragments, one for each cell.
@@ -125,6 +138,7 @@ class MeshPlan:
         listed: how many labels are asked for; None where all are.
         inline_bytes: what an element may send along without a pack.
         launch: who launched it, with which versions.
+        remade: the cells of a run that makes no others; None for all.
 
     """
 
@@ -153,6 +167,7 @@ class MeshPlan:
     listed: int | None
     inline_bytes: int
     launch: Launch
+    remade: Remade | None = None
 
     @property
     def reading(self) -> ReadingPlan:
@@ -161,10 +176,19 @@ class MeshPlan:
 
     def needs_region(self, region: int) -> bool:
         """Whether a cell is to be looked at; the packs of an interrupted run are taken up."""
-        if self.fragments and self.fragments.wanted is not None:
-            place = bisect.bisect_left(self.fragments.wanted, region)
-            return self.fragments.wanted[place : place + 1] == (region,)
-        return 0 <= region < len(self.cells)
+        counted = self._counted
+        return 0 <= region < len(self.cells) if counted is None else _is_in(region, counted)
+
+    def makes(self, cell: int) -> bool:
+        """Whether a cell that is told of labels is to be meshed."""
+        return self.remade is None or _is_in(cell, self.remade.cells)
+
+    @property
+    def _counted(self) -> tuple[int, ...] | None:
+        """The cells that are looked at first, sorted; None for all."""
+        if self.remade is not None:
+            return self.remade.counted
+        return self.fragments.wanted if self.fragments else None
 
     @property
     def grid(self) -> MeshGrid:
@@ -227,8 +251,14 @@ class MeshPlan:
     @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do, as far as it is known without a look at the labels."""
-        wanted = self.fragments.wanted if self.fragments else None
-        return {"cells": len(self.cells) if wanted is None else len(wanted)}
+        counted = len(self.cells) if self._counted is None else len(self._counted)
+        return {"counted": counted, "cells": counted if self.remade is None else len(self.remade.cells)}
+
+
+def _is_in(cell: int, cells: tuple[int, ...]) -> bool:
+    """Whether sorted cells have this one."""
+    place = bisect.bisect_left(cells, cell)
+    return cells[place : place + 1] == (cell,)
 
 
 def _scaled(vec: Vec, factor: int) -> Vec:

@@ -174,7 +174,9 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
     source, cells = plan.source, plan.cells
     seconds, faces = _estimate(plan)
     voxel_bytes = np.dtype(source.data_type).itemsize
-    hours = seconds / 3600
+    # Where only some files are made anew, what is counted for them.
+    share = plan.planned["counted"] / len(cells)
+    hours = seconds * share / 3600
     listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
     return [
         ("layer", f"{source.url}, mip {source.mip}"),
@@ -183,7 +185,8 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
         ("cells", f"{len(cells):,} of {shape_text(cells.cell)}, read in blocks of {shape_text(plan.block.cell)}"),
         ("labels", f"{listed}, from {choice.dust_threshold:,} voxels on, without {len(choice.exclude):,}"),
         ("cells by level of detail", "; ".join(f"{len(plan.level(lod)):,}" for lod in range(plan.num_lods))),
-        ("bytes of voxels, read twice", f"{plan.bounds.voxels * voxel_bytes:,}"),
+        *([("boxes whose files are missing", f"{len(plan.remade.cells):,}")] if plan.remade else []),
+        ("bytes of voxels, read twice", f"{round(plan.bounds.voxels * voxel_bytes * share):,}"),
         ("triangles of the finest level, estimated", f"{faces:,}"),
         ("memory per worker, bytes", f"{PROCESS_BYTES + cell_bytes(source, cells.cell):,}"),
         ("CPU hours, estimated", f"{hours:,.4f}"),

@@ -14,6 +14,7 @@ from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
 from beam_volumes.meshing.mesh_picture import PICTURE, largest_meshes, write_picture
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.remaking import whole_claim
 from beam_volumes.meshing.segment_properties import FOLDER
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
@@ -56,6 +57,11 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
         DestinationError: the destination was taken over, or cannot be written.
 
     """
+    if plan.remade is not None:
+        # What was complete is so again, with the report that it had.
+        check_conservation(plan, totals)
+        settle(plan)
+        return
     if not is_committed(plan.claim):
         check_claim(plan.claim)
         check_conservation(plan, totals)
@@ -97,7 +103,7 @@ def settle(plan: MeshPlan) -> None:
     found = Folder(plan.claim.url).read_json(plan.claim.report) or {}
     check_files(plan, MeshFiles.from_json(found.get("files", {})))
     write_picture(plan)
-    remove_records(plan.claim)
+    remove_records(whole_claim(plan))
 
 
 def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
@@ -109,7 +115,7 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
     """
     counts = totals.counts
     stages = {
-        "cells counted": (plan.planned["cells"], counts.counted),
+        "cells counted": (plan.planned["counted"], counts.counted),
         "cells meshed": (plan.planned["cells"], counts.cells),
         "labels of cells added up": (counts.pairs, counts.pairs_added),
         "labels of cells meshed": (counts.pairs_chosen, counts.pairs_meshed),

@@ -13,7 +13,10 @@ import numpy.typing as npt
 import pytest
 from cloudvolume import Bbox, CloudVolume
 
+import transforms.mesh
+from beam_volumes.errors import DestinationError
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.meshing.levels import forge_cell
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
 from pipelines.forge_mesh import main
@@ -371,14 +374,110 @@ def test_what_is_there_is_replaced_only_when_told(
     assert files(layer, FRAGMENTS) == whole["false"]
 
 
-def test_fragments_that_are_gone_since_are_noticed(layer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+LOST = {
+    # files, whether other cells tell them of labels
+    "a file": (["-9-15_25-43_1001-1015.frags"], 2 * 2),
+    "an index": (["-144-240_400-688_40040-40600.spatial.gz"], 2 * 2),
+    "the first": (["-33--9_7-25_1001-1015.frags", "-528--144_112-400_40040-40600.spatial.gz"], 1),
+    "two": (["-33--9_7-25_1001-1015.frags", "15-37_43-60_1029-1042.frags"], 1 + 2 * 2 * 2),
+}
+
+
+@pytest.mark.parametrize("dust", [0, 3000])
+@pytest.mark.parametrize(("lost", "counted"), LOST.values(), ids=LOST)
+def test_files_that_are_gone_since_are_made_anew_and_no_others(
+    lost: list[str],
+    counted: int,
+    dust: int,
+    layer: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [CELL, f"--dust_threshold={dust}"]
+    assert forge(layer, *options) == 0
+    expected, before, told = files(layer, FRAGMENTS), stamps(layer), report(layer, FRAGMENTS)
+    for name in lost:
+        (layer / FRAGMENTS / name).unlink()
+    capsys.readouterr()
+    assert forge(layer, *options, "--plan") == 0
+    out, err = capsys.readouterr()
+    boxes = len({name for name in lost if name.endswith(".frags")}) or 1
+    assert err == (
+        f"warning: of 27 boxes {boxes} lack files in file://{layer}/{FRAGMENTS}: these are made anew, and no others\n"
+    )
+    assert rows_of(out)["boxes whose files are missing"] == str(boxes)
+    calls = counting_calls(monkeypatch)
+    assert forge(layer, *options) == 0
+    assert calls == {"count_cell": 27 if dust else counted, "forge_cell": boxes}
+    assert files(layer, FRAGMENTS) == expected
+    assert report(layer, FRAGMENTS) == told
+    made = {name.removeprefix(f"{FRAGMENTS}/") for name, stamp in stamps(layer).items() if before.get(name) != stamp}
+    assert made >= set(lost)
+    assert len(made) == 2 * boxes
+    assert not (layer / ".beam_volumes").exists()
+    capsys.readouterr()
+    assert forge(layer, *options) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def counting_calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Count from now on what is done with cells."""
+    calls = {"count_cell": 0, "forge_cell": 0}
+
+    def counting(name: str) -> Any:
+        real = getattr(transforms.mesh, name)
+
+        def called(*args: Any) -> Any:
+            calls[name] += 1
+            return real(*args)
+
+        return called
+
+    for name in calls:
+        monkeypatch.setattr(transforms.mesh, name, counting(name))
+    return calls
+
+
+def test_making_files_anew_can_be_stopped_and_others_lost_meanwhile(
+    layer: Path, whole: dict[str, dict[str, bytes]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = [CELL, f"--scratch={tmp_path}/scratch"]
+    assert forge(layer, *options) == 0
+    told = report(layer, FRAGMENTS)
+    first, second, third = sorted((layer / FRAGMENTS).glob("*.frags"))[7:10]
+    first.unlink()
+    second.unlink()
+    made = list[Any]()
+
+    def stopping(*args: Any) -> Any:
+        if made:
+            raise DestinationError("stopped here")
+        made.append(forge_cell(*args))
+        return made[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms.mesh, "forge_cell", stopping)
+        assert forge(layer, *options) == 1
+        assert first.exists() != second.exists()
+        third.unlink()
+        assert forge(layer, *options) == 1
+    assert list((tmp_path / "scratch").rglob("*.pack"))
+    assert forge(layer, *options, processes=2) == 0
+    assert files(layer, FRAGMENTS) == whole["true"]
+    assert report(layer, FRAGMENTS) == told
+    assert list((tmp_path / "scratch").rglob("*.pack")) == []
+    assert not (layer / ".beam_volumes").exists()
+
+
+def test_files_that_are_not_what_was_written_are_noticed(layer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert forge(layer, CELL) == 0
-    (layer / FRAGMENTS / "-9-15_25-43_1001-1015.frags").unlink()
+    with (layer / FRAGMENTS / "-9-15_25-43_1001-1015.frags").open("ab") as file:
+        file.write(b"more")
     assert forge(layer, CELL) == 1
     line = only_error(capsys.readouterr().err)
-    assert "-9-15_25-43_1001-1015.frags" in line
+    assert "expected 27 files of" in line
     assert line.endswith("with --overwrite")
-    assert forge(layer, CELL, "--overwrite") == 0
+    (layer / FRAGMENTS / "-9-15_25-43_1001-1015.frags").unlink()
     assert forge(layer, CELL) == 0
 
 

@@ -309,13 +309,14 @@ DAMAGES: dict[str, tuple[Spoiling, str]] = {
     "replaced": (replace, rf"/{A_FILE}: expected a MapBuffer of version 0 or 1, came 14 bytes that begin with b'some"),
     "missing": (
         remove,
-        rf"/{A_FILE}: expected the fragments of a box, but there is no such file, and \d labels are in its box: forge "
-        "that box again, or take it for empty with --fill_missing",
+        rf"/{A_FILE}: expected the fragments of a box, but there is no such file, and \d labels are in its box: give "
+        "the command of forge_mesh that made the others once more: it makes only the files that are missing, or take "
+        "it for empty with --fill_missing",
     ),
     "missing, the index too": (
         remove_with_index,
         rf"/{A_FILE}: expected the fragments of a box, but there is no such file, and nothing tells that its box is "
-        "empty: forge",
+        "empty: give the command of forge_mesh",
     ),
 }
 
@@ -392,8 +393,8 @@ def test_plain_fragments_are_not_merged(stored: Path, tmp_path: Path, capsys: py
     capsys.readouterr()
     assert merge(layer) != 0
     line = only_error(capsys.readouterr().err)
-    assert "forge" in line
-    assert ".frags" in line
+    assert ".frags: expected the fragments of a box, but there is no such file" in line
+    assert ": forge the volume with --sharded=true: these are meshes, a file for each label of a box, or" in line
 
 
 INFOS: dict[str, tuple[dict[str, Any], str]] = {
