@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from beam_volumes.child_process import SECONDS_TO_DIE, Answer, Child, ChildTraceback, naming, peak_memory_bytes
 from beam_volumes.errors import WorkerDiedError
+from beam_volumes.importing import without_collection
 
 __all__ = ["ProcessPool", "Task", "acquire", "peak_memory_bytes", "release"]
 
@@ -176,8 +177,9 @@ class ProcessPool:
 
 def import_modules(*names: str) -> None:
     """Import modules by name."""
-    for name in names:
-        importlib.import_module(name)
+    with without_collection():
+        for name in names:
+            importlib.import_module(name)
 
 
 def acquire(size: int) -> ProcessPool:

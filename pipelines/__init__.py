@@ -7,6 +7,8 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
+from beam_volumes.importing import without_collection
+
 
 def interrupts_are_raised() -> None:
     """Let Ctrl-C raise KeyboardInterrupt: from here on there is somebody to catch it."""
@@ -30,3 +32,6 @@ logging.getLogger().addFilter(_is_news)
 # So Python is called while it looks for the module of `python -m`, whose imports take seconds.
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _stop)
+
+with without_collection():
+    import apache_beam  # noqa: F401 - nothing else takes as long to import
