@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from beam_volumes.errors import OptionError
 from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.mesh_report import settle
 from beam_volumes.meshing.remaking import remaking
-from beam_volumes.spatial_index.files import IndexFiles, IndexGrid
-from beam_volumes.storage import join
+from beam_volumes.spatial_index.planning import plan_index
 from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
@@ -34,18 +32,6 @@ class Config(Forging, Scratch, Running):
         "manifests.",
         True,
     )
-    spatial_index: bool = option(
-        "Write files that tell which objects are in which box, too, for index_mesh and merge_mesh.", True
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse an index of a part: its readers take its boxes to begin where the volume does."""
-        super().__post_init__()
-        if self.spatial_index and self.bounds is not None:
-            raise OptionError(
-                "--bounds: expected none with a spatial index, which is one of the whole volume: leave it out, or give "
-                "--spatial_index=false"
-            )
 
 
 def plan(config: Config, setting: Setting) -> Job:
@@ -59,10 +45,7 @@ def plan(config: Config, setting: Setting) -> Job:
     cells = planning.plan_cells(
         layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
     )
-    index = None
-    if config.spatial_index:
-        grid = IndexGrid.of_shape(layer.bounds, cells.cells.cell, layer.source.info["scales"][config.mip]["resolution"])
-        index = IndexFiles(join(layer.url, config.mesh_dir), grid)
+    index = plan_index(config.spatial_index, layer.source, cells.tasks(layer.bounds), layer.url, config.mesh_dir)
     kind = Kind("forge_mesh", "fragments" if config.sharded else "legacy", Storing(), index)
     whole, choice = plan_meshes(config, setting, layer, cells, kind)
     fragments = remaking(whole, config.dust_threshold)

@@ -1,6 +1,6 @@
-"""Load the spatial index of a folder of mesh fragments into a database: sqlite, MySQL, MariaDB or Cloud SQL.
+"""Load the spatial index of a folder of meshes into a database: sqlite, MySQL, MariaDB or Cloud SQL.
 
-python -m pipelines.index_mesh --layer=file:///tmp/neurons --mesh_dir=mesh --db=sqlite:///tmp/index.db
+python -m pipelines.index_mesh --layer=file:///tmp/neurons --db=sqlite:///tmp/index.db
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from beam_volumes.runs import inspect_destination
 from beam_volumes.spatial_index import load
 from beam_volumes.spatial_index.database import open_database
 from beam_volumes.spatial_index.destination import IndexTables
-from beam_volumes.spatial_index.files import find_index_files
+from beam_volumes.spatial_index.files import default_folder, find_index_files
 from beam_volumes.spatial_index.tables import loaded_batches
 from beam_volumes.spatial_index.urls import DatabaseUrl, parse_database_url
 from beam_volumes.storage import Folder
@@ -37,8 +37,11 @@ class Config(Running):
     """The options of a load."""
 
     layer: str = option("Precomputed segmentation that was meshed.", identity=False, placeholder="URL")
-    mesh_dir: str = option(
-        "Folder of the index files (*.spatial), below the layer.", "mesh_fragments", placeholder="FOLDER"
+    mesh_dir: str | None = option(
+        "Folder of the index files (*.spatial), below the layer; by default mesh_fragments where there is one, else "
+        "the one that info names.",
+        None,
+        placeholder="FOLDER",
     )
     db: str = option(
         "Database to load: sqlite://FILE, mysql://USER:$NAME@HOST:PORT/DB or "
@@ -65,7 +68,7 @@ def plan(config: Config, setting: Setting) -> Job:
     url = writable("layer", config.layer)
     if not setting.local:
         _check_for_workers(database)
-    mesh_dir = config.mesh_dir.strip("/")
+    mesh_dir = (config.mesh_dir or default_folder(url)).strip("/")
     files = find_index_files(url, mesh_dir)
     destination = IndexTables(url, mesh_dir, database)
     batches = load.Batches(files, load.FILES_PER_BATCH)

@@ -16,8 +16,9 @@ from beam_volumes.meshing.fragment_source import find_fragments
 from beam_volumes.meshing.mesh_report import settle
 from beam_volumes.places import writable
 from beam_volumes.sources import describe_source
+from beam_volumes.spatial_index.planning import plan_index
 from pipelines.asking import Asked
-from pipelines.meshing import Choosing, Kind, Layer, Storing, plan_meshes, stages
+from pipelines.meshing import Choosing, Indexing, Kind, Layer, Storing, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
@@ -25,7 +26,7 @@ from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(Choosing, Storing, Scratch, Running):
+class Config(Choosing, Storing, Indexing, Scratch, Running):
     """The options of merging."""
 
     layer: str = option("Precomputed segmentation with fragments.", identity=False, placeholder="URL")
@@ -57,6 +58,11 @@ class Config(Choosing, Storing, Scratch, Running):
             )
         if self.spatial_index_db is not None and self.labels is None:
             raise OptionError("--spatial_index_db: expected --labels with it: for all labels, all files are opened")
+        if self.spatial_index_db is not None and self.spatial_index:
+            raise OptionError(
+                "--spatial_index: expected none with --spatial_index_db, with which boxes are left out that an index "
+                "tells of: leave one of the two out"
+            )
 
 
 def plan(config: Config, setting: Setting) -> Job:
@@ -74,7 +80,10 @@ def plan(config: Config, setting: Setting) -> Job:
     if config.spatial_index_db is not None:
         files = found.only_of(files, config.spatial_index_db, planning.labels_of("labels", config.labels or ""))
     layer = Layer(Asked(None, None, [], setting.workers), source, url, files.tasks.bounds)
-    kind = Kind("merge_mesh", "multires", config, fragments=files, fragments_version=found.version)
+    # Boxes that are left out would be missing in the index.
+    asked = config.spatial_index if files.wanted is None else False
+    index = plan_index(asked, source, files.tasks, url, config.mesh_dir)
+    kind = Kind("merge_mesh", "multires", config, index, files, fragments_version=found.version)
     meshes, choice = plan_meshes(config, setting, layer, cells, kind)
     return Job(
         claim=meshes.claim,

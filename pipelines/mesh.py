@@ -14,6 +14,7 @@ from typing import Literal
 from beam_volumes.errors import OptionError
 from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.mesh_report import settle
+from beam_volumes.spatial_index.planning import plan_index
 from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
@@ -55,7 +56,8 @@ def plan(config: Config, setting: Setting) -> Job:
     cells = planning.plan_cells(
         layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
     )
-    kind = Kind("mesh", config.format, config, segment_properties=config.segment_properties)
+    index = plan_index(config.spatial_index, layer.source, cells.tasks(layer.bounds), layer.url, config.mesh_dir)
+    kind = Kind("mesh", config.format, config, index, segment_properties=config.segment_properties)
     meshes, choice = plan_meshes(config, setting, layer, cells, kind)
     return Job(
         claim=meshes.claim,

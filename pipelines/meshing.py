@@ -45,7 +45,19 @@ class Choosing(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forging(Choosing, Reading, Asking):
+class Indexing(Options):
+    """Whether there is a spatial index."""
+
+    spatial_index: bool | None = option(
+        "Write files that tell which objects are in which box (*.spatial), too, for CloudVolume, index_mesh and "
+        "merge_mesh; by default where all of the volume is meshed, without --bounds.",
+        None,
+        identity=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forging(Choosing, Reading, Asking, Indexing):
     """How voxels become surfaces."""
 
     layer: str = option("Segmentation to mesh: Precomputed, or graphene://.", placeholder="URL")
@@ -197,6 +209,7 @@ def plan_meshes(
         "source_version": export_planning.source_version(layer.source),
         "labels_listed": planning.choice_identity(choice),
         "cell": list(cells.cells.cell),
+        "spatial_index": kind.spatial_index is not None,
         **({"fragments_version": kind.fragments_version} if kind.fragments else {}),
     }
     scratch = scratch_folder(config.scratch)

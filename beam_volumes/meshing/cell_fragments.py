@@ -13,9 +13,9 @@ import numpy as np
 from beam_volumes.errors import SourceError
 from beam_volumes.map_buffer import Words, read_keys
 from beam_volumes.meshing.legacy import read_fragments
-from beam_volumes.meshing.mesh import UNITS, Mesh
+from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
 from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan
-from beam_volumes.spatial_index.files import decode_labels
+from beam_volumes.spatial_index.files import decode_boxes, decode_labels
 from beam_volumes.storage import Folder, join
 
 
@@ -90,9 +90,32 @@ def _step(coordinate: int, resolution_nm: float) -> int:
     return int(np.spacing(np.float32(abs(coordinate * unit))) / unit)
 
 
+def reaches_in_index(plan: MeshPlan, cell: int) -> dict[int, Reach]:
+    """Return how far the voxels of labels reach in a cell, as the spatial index of the fragments tells.
+
+    Nothing where it does not tell, or where none is to be written.
+
+    Raises:
+        SourceError: its file cannot be read.
+        CorruptDataError: its file is not what was written.
+
+    """
+    found = _index_file(plan.fragments, cell) if plan.fragments and plan.index else None
+    if found is None:
+        return {}
+    labels, boxes = decode_boxes(*found)
+    return dict(zip(labels.tolist(), boxes.reshape(-1, 2, 3).astype(np.float64), strict=True))
+
+
 def _labels_of_index(files: FragmentFiles, cell: int) -> int | None:
     """Return how many labels the spatial index has in a cell; None where there is none, or it does not tell."""
+    found = _index_file(files, cell)
+    return None if found is None else len(decode_labels(*found))
+
+
+def _index_file(files: FragmentFiles, cell: int) -> tuple[bytes, str] | None:
+    """Return the content and the place of the file that a spatial index has of a cell; None where there is none."""
     if files.index is None:
         return None
     data = next(files.index.read([cell]))
-    return None if data is None else len(decode_labels(data, f"{files.index.url}/{files.index.grid.name(cell)}"))
+    return None if data is None else (data, f"{files.index.url}/{files.index.grid.name(cell)}")

@@ -1,4 +1,4 @@
-"""Where the surfaces of a cell go: to shards and to the level above, or into files of fragments."""
+"""Where the surfaces of a cell go: to shards and to the level above, or into files; and into the spatial index."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from beam_volumes import map_buffer
 from beam_volumes.errors import VolumeError
@@ -16,7 +17,7 @@ from beam_volumes.geometry import Box, Vec
 from beam_volumes.meshing.elements import Work
 from beam_volumes.meshing.forging import Forged
 from beam_volumes.meshing.legacy import encode_mesh, fragment_name, frags_name, write_fragment
-from beam_volumes.meshing.mesh import UNITS, Mesh
+from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
@@ -113,8 +114,38 @@ class CellPieces:
         return fragment.data
 
 
+class CellIndex:
+    """Takes how far the labels of a cell reach, and writes its file of the spatial index; where there is one."""
+
+    def __init__(self, plan: MeshPlan, cell: int) -> None:
+        self._plan, self._cell = plan, cell
+        self._labels: list[int] = []
+        self._boxes: list[npt.NDArray[np.float64]] = []
+
+    def add(self, surface: Forged) -> None:
+        """Take a surface; simplification may have moved vertices outwards, too."""
+        if self._plan.index is None or not len(surface.mesh.vertices):
+            return
+        reaches = [surface.mesh.reach_nm(self._plan.source.resolution_nm)]
+        reaches += [] if surface.reach is None else [surface.reach]
+        self._labels.append(surface.label)
+        self._boxes.append(np.concatenate([np.min(reaches, axis=0)[0], np.max(reaches, axis=0)[1]]))
+
+    def write(self) -> None:
+        """Write the file, of a cell without labels, too.
+
+        Raises:
+            DestinationError: it cannot be written, or the destination has been taken over.
+
+        """
+        if index := self._plan.index:
+            check_claim(self._plan.claim)
+            boxes = whole_nm(np.array(self._boxes, np.float64).reshape(-1, 6))
+            index.write(self._cell, LabelBoxes(np.array(self._labels, np.uint64), boxes))
+
+
 class CellFiles:
-    """Takes the surfaces of a cell: writes them as files of fragments, and tells the spatial index where they are."""
+    """Takes the surfaces of a cell, and writes them as files of fragments."""
 
     def __init__(self, plan: MeshPlan, work: Work, labels: int, cell: int) -> None:
         self._plan, self._work, self._cell = plan, work, cell
@@ -122,8 +153,6 @@ class CellFiles:
         self._folder = Folder(join(plan.claim.url, plan.folder))
         self._packed: dict[int, bytes] = {}
         self._faces = self._files = self._bytes = self._sent = 0
-        self._boxes: list[list[float]] = []
-        self._labels: list[int] = []
         self._checked = -math.inf
 
     def add(self, label: int, mesh: Mesh) -> None:
@@ -143,15 +172,6 @@ class CellFiles:
         self._sent += 1
         self._work.clock.lap("encode")
 
-    def tell_reach(self, surface: Forged) -> None:
-        """Tell the spatial index of a surface; simplification may have moved vertices out, too."""
-        if self._plan.index is None or surface.reach is None:
-            return
-        points = np.concatenate([surface.reach, surface.mesh.vertices])
-        scale = np.array(self._plan.source.resolution_nm) / UNITS
-        self._labels.append(surface.label)
-        self._boxes.append([*points.min(axis=0) * scale, *points.max(axis=0) * scale])
-
     def finish(self, counts: MeshCounts) -> MeshCounts:
         """Write what is one file for the whole cell, and return `counts` with what was written."""
         if self._plan.mesh_format == "fragments":
@@ -159,10 +179,6 @@ class CellFiles:
             check_claim(self._plan.claim)
             self._folder.write(frags_name(self._box), data)
             self._written(len(data))
-        if index := self._plan.index:
-            check_claim(self._plan.claim)
-            boxes = whole_nm(np.array(self._boxes, np.float64).reshape(-1, 6))
-            index.write(self._cell, LabelBoxes(np.array(self._labels, np.uint64), boxes))
         self._work.out.keep()
         self._work.clock.lap("encode")
         return replace(

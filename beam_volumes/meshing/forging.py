@@ -15,7 +15,7 @@ from beam_volumes.meshing.elements import CellReading
 from beam_volumes.meshing.label_kernels import number_voxels
 from beam_volumes.meshing.labels import LabelRows
 from beam_volumes.meshing.marching_cubes import Surfaces, count_surfaces, extract_surfaces
-from beam_volumes.meshing.mesh import UNITS, Mesh, Vertices
+from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.meshing.topology import without_cavities
@@ -34,8 +34,8 @@ class Forged(NamedTuple):
     """The surface of a label in a cell, and what its simplification took.
 
     Attributes:
-        reach: lowest and highest corner before it, (2, XYZ), for the spatial index: simplified surfaces reach less far
-            than the voxels.
+        reach: how far it reached before, for the spatial index: simplified surfaces reach less far than the voxels;
+            None where nobody asks, or knows.
 
     """
 
@@ -44,7 +44,7 @@ class Forged(NamedTuple):
     raw_faces: int
     fell_back: bool
     crowded: int
-    reach: Vertices | None = None
+    reach: Reach | None = None
 
 
 def forge(plan: MeshPlan, cell: int, labels: LabelRows, reading: CellReading, clock: Clock) -> Iterator[Forged]:
@@ -83,7 +83,7 @@ def _finished(plan: MeshPlan, label: int, raw: Mesh, clock: Clock) -> Forged:
     how = plan.simplification
     done = simplify(mesh, plan.source.resolution_nm, round(len(mesh.faces) / how.factor), how.max_error_nm)
     clock.lap("simplify")
-    reach = np.stack([raw.vertices.min(axis=0), raw.vertices.max(axis=0)]) if plan.index else None
+    reach = raw.reach_nm(plan.source.resolution_nm) if plan.index else None
     return Forged(label, done.mesh, len(raw.faces), done.fell_back, done.crowded, reach)
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from beam_volumes.meshing.cell_fragments import meshes_of_fragments
-from beam_volumes.meshing.cell_output import CellFiles, CellPieces
+from beam_volumes.meshing.cell_fragments import meshes_of_fragments, reaches_in_index
+from beam_volumes.meshing.cell_output import CellFiles, CellIndex, CellPieces
 from beam_volumes.meshing.elements import CellReading, Made, Work, element
 from beam_volumes.meshing.forging import Forged, forge
 from beam_volumes.meshing.labels import LabelRows, chosen_labels
@@ -52,11 +52,13 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
             out = CellPieces(plan, work, labels, 0, plan.cells.position(cell))
         else:
             out = CellFiles(plan, work, labels, cell)
+        index = CellIndex(plan, cell)
         for surface in _surfaces(plan, cell, chosen, reading, work):
             counts = _counting(counts, surface.fell_back, surface.crowded, surface.raw_faces)
             out.add(surface.label, surface.mesh)
-            if isinstance(out, CellFiles):
-                out.tell_reach(surface)
+            index.add(surface)
+        index.write()
+        work.clock.lap("encode")
         return work.made(out.finish(reading.counted(counts)))
 
 
@@ -65,8 +67,8 @@ def _surfaces(plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading
         return ()
     if plan.fragments is None:
         return forge(plan, cell, chosen, reading, work.clock)
-    found = meshes_of_fragments(plan, cell, chosen["label"].tolist())
-    return (Forged(label, mesh, len(mesh.faces), False, 0) for label, mesh in found)
+    found, reaches = meshes_of_fragments(plan, cell, chosen["label"].tolist()), reaches_in_index(plan, cell)
+    return (Forged(label, mesh, len(mesh.faces), False, 0, reaches.get(label)) for label, mesh in found)
 
 
 def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parcel]) -> Made:

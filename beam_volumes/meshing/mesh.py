@@ -17,6 +17,8 @@ UNITS = 16
 
 Vertices = npt.NDArray[np.int32]
 Faces = npt.NDArray[np.uint32]
+Reach = npt.NDArray[np.float64]
+"""(2, XYZ), nm: a lowest and a highest corner."""
 
 
 class Mesh(NamedTuple):
@@ -30,6 +32,11 @@ class Mesh(NamedTuple):
 
     vertices: Vertices
     faces: Faces
+
+    def reach_nm(self, resolution_nm: tuple[float, float, float]) -> Reach:
+        """Return the lowest and the highest corner of the box around the vertices."""
+        corners = np.stack([self.vertices.min(axis=0), self.vertices.max(axis=0)])
+        return np.asarray(corners * (np.array(resolution_nm) / UNITS))
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` takes: the number of vertices (`<u4`), the vertices and the faces (`<i4`, `<u4`)."""

@@ -12,11 +12,11 @@ from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_picture import PICTURE
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.segment_properties import FOLDER
+from beam_volumes.spatial_index.files import SUFFIX
 from beam_volumes.storage import Folder, join
 
 _SHOWN = 5
 _BESIDES = {"info", "provenance", "report.json", PICTURE}
-_INDEX = ".spatial"
 
 
 class MeshFiles(NamedTuple):
@@ -59,10 +59,10 @@ def check_files(plan: MeshPlan, expected: MeshFiles) -> None:
 
     """
     found: dict[str, int] = {}
-    indices = 0
+    of_index = set[str]()
     for entry in Folder(join(plan.claim.url, plan.folder)).entries():
-        if _INDEX in entry.name:
-            indices += 1
+        if SUFFIX in entry.name:
+            of_index.add(entry.name)
         elif entry.name not in _BESIDES and not entry.name.startswith(f"{FOLDER}/"):
             found[entry.name] = entry.bytes
     shards = {name: size for name, size in found.items() if name.endswith(".shard")}
@@ -79,8 +79,9 @@ def check_files(plan: MeshPlan, expected: MeshFiles) -> None:
     if (len(others), sum(others.values())) != (expected.others, expected.other_bytes):
         came = f"{len(others):,} files of {sum(others.values()):,} bytes"
         raise _error(plan, f"{expected.others:,} files of {expected.other_bytes:,} bytes", [came])
-    if plan.index and indices != len(plan.index):
-        raise _error(plan, f"{len(plan.index):,} files of the spatial index", [f"{indices:,}"])
+    names = set(plan.index.stored_names()) if plan.index else set[str]()
+    if names != of_index:
+        raise _error(plan, f"{len(names):,} files of the spatial index", sorted(names ^ of_index))
 
 
 def _bytes(size: int | None, without: str) -> str:

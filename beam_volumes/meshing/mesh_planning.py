@@ -44,6 +44,10 @@ class CellSizes(NamedTuple):
     cells: Grid
     block: Lattice
 
+    def tasks(self, bounds: Box) -> Grid:
+        """Return the boxes of voxels that stand for the cells, in the same order."""
+        return Grid(bounds, self.cells.cell, bounds.start)
+
 
 def plan_cells(
     source: Source, bounds: Box, cell_size: Vec | None, memory_target: int, *, close_borders: bool
@@ -83,6 +87,9 @@ def plan_cells(
     cell = _vec(min(max(-(-end // count), 1), w + 1) for end, count, w in zip(ends, counts, wanted, strict=True))
     if close_borders:
         cell = _vec(_without_rest(n, length) for n, length in zip(bounds.shape, cell, strict=True))
+    else:
+        # Of cells of one cube the first would be that of a closed border.
+        cell = _vec(max(length, 2) for length in cell)
     stored = Lattice(source.chunk, source.chunk_origin)
     grown = stored.grown(bounds, lambda shape: math.prod(shape) <= _MOST_BLOCK_VOXELS)
     return CellSizes(Grid(cubes, cell, origin), stored if is_read_by_chunk(source) else grown)

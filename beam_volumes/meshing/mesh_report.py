@@ -223,12 +223,12 @@ def _with_info(plan: MeshPlan, counts: MeshCounts) -> Claim:
     """Return the claim on a destination that knows the `info` of the meshes."""
     destination = plan.claim.destination
     assert isinstance(destination, MeshFolder), "meshes go to a folder of meshes"
+    index = plan.index.grid.info if plan.index else None
     if plan.mesh_format != "multires":
-        index = plan.index.grid.info if plan.index else None
         bounds = None if plan.bounds == plan.source.box else plan.bounds
         info = fragments_info(plan.source.mip, plan.cells.cell, index, bounds)
     else:
         sharding = plan.sharding(counts.labels) if plan.is_sharded else None
         properties = FOLDER if plan.segment_properties else None
-        info = multiresolution_info(plan.source.mip, plan.bits, sharding, segment_properties=properties)
+        info = multiresolution_info(plan.source.mip, plan.bits, sharding, index, properties)
     return replace(plan.claim, destination=replace(destination, info=info))

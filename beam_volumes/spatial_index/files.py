@@ -1,4 +1,4 @@
-"""The files of a spatial index: one per task box, which tells the labels in it and their boxes.
+"""The files of a spatial index: one per task box, a cell of meshing, which tells the labels in it and their boxes.
 
 A file is JSON, `{"LABEL": [x0, y0, z0, x1, y1, z1], ...}` in whole nm. Its name is the task's box in nm, cut off where
 the volume ends: `0-1024_0-1024_0-2560.spatial`; where the resolution is no whole number, each number has as many
@@ -37,6 +37,9 @@ Boxes = npt.NDArray[np.int64]
 
 NmBox = tuple[float, float, float, float, float, float]
 """x0, y0, z0, x1, y1, z1, nm, half open."""
+
+_FRAGMENTS = "mesh_fragments"
+"""Where forge_mesh writes unless told."""
 
 _COMPRESSIONS = ("gzip", "none", "br")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -198,7 +201,7 @@ class IndexFiles:
                 found = folder.read(stored_name(self.url, name, compression)) if found is None else found
             yield None if found is None else _plain(found, f"{self.url}/{name}")
 
-    def write(self, task: int, content: LabelBoxes, compression: str = "gzip") -> None:
+    def write(self, task: int, content: LabelBoxes, compression: str = _COMPRESSIONS[0]) -> None:
         """Write the file of a task; `compression` is gzip, br or none.
 
         Raises:
@@ -209,6 +212,10 @@ class IndexFiles:
             self.grid.name(task), compress(encode_boxes(content), compression), compression
         )
 
+    def stored_names(self) -> Iterator[str]:
+        """Yield the names that files have in the folder where `write` compresses them as it does by default."""
+        return (stored_name(self.url, self.grid.name(task), _COMPRESSIONS[0]) for task in range(len(self)))
+
     def missing(self, tasks: Iterable[int]) -> SourceError:
         """Return the error that the files of these tasks are missing."""
         names = [self.grid.name(task) for task in tasks]
@@ -217,6 +224,14 @@ class IndexFiles:
             f"{self.url}/{names[0]}: expected the index file of a task, but it is missing{others}: run the meshing of "
             "that box again, or accept it with --fill_missing"
         )
+
+
+def default_folder(layer: str) -> str:
+    """Return the folder of index files in a Precomputed volume: of fragments, else that which `info` names."""
+    folder = Folder(layer)
+    if folder.exists(f"{_FRAGMENTS}/info"):
+        return _FRAGMENTS
+    return str((folder.read_json("info") or {}).get("mesh") or _FRAGMENTS)
 
 
 def find_index_files(layer: str, mesh_dir: str, option: str = "layer") -> IndexFiles:
@@ -242,9 +257,9 @@ def find_index_files(layer: str, mesh_dir: str, option: str = "layer") -> IndexF
     mesh = folder.read_json(f"{mesh_dir}/info")
     if mesh is None or not isinstance(mesh.get("spatial_index"), dict):
         raise OptionError(
-            f"--mesh_dir: expected a folder of fragments with a spatial index, but {where} "
-            f"{'does not exist' if mesh is None else 'has no spatial_index'}: name the folder that forge_mesh has "
-            "written"
+            f"--mesh_dir: expected a folder of meshes with a spatial index, but {where} "
+            f"{'does not exist' if mesh is None else 'has no spatial_index'}: name one that mesh, "
+            "forge_mesh or merge_mesh has written with --spatial_index"
         )
     scale = _scale(info, _mip(mesh, mesh_dir), where)
     bounds = Box.of_shape(scale[0], scale[1])

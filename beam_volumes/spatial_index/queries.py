@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_volumes.errors import OptionError
 from beam_volumes.spatial_index.database import Cursor, open_database
 from beam_volumes.spatial_index.files import IndexFiles, LabelBoxes, Labels, NmBox, decode_boxes, decode_labels
 from beam_volumes.spatial_index.urls import DatabaseUrl
@@ -65,11 +66,21 @@ class SpatialIndex:
         return {label: sorted(found[label]) for label in sorted(found)}
 
     def labels_in_box(self, box_nm: NmBox | None = None) -> Labels:
-        """Return the labels whose boxes share space with a box, nm; all labels for None; sorted."""
+        """Return the labels whose boxes share space with a box, nm; all labels for None; sorted.
+
+        Raises:
+            OptionError: the box ends before it starts.
+
+        """
         x0, y0, z0, x1, y1, z1 = (float(n) for n in self.files.grid.bounds_nm)
         low, high = (np.array(corner, float) for corner in ((x0, y0, z0), (x1, y1, z1)))
         if box_nm is None:
             return self._all_labels()
+        if not np.less_equal(box_nm[:3], box_nm[3:]).all():
+            raise OptionError(
+                f"box_nm: expected x0, y0, z0, x1, y1, z1 in nm, the start of a box and then its end, came {box_nm}: "
+                "put the lower corner first"
+            )
         start, stop = np.maximum(box_nm[:3], low), np.minimum(box_nm[3:], high)
         if (start >= stop).any():
             return np.empty(0, np.uint64)

@@ -482,7 +482,10 @@ def test_files_that_are_not_what_was_written_are_noticed(layer: Path, capsys: py
 
 
 OPTIONS = {
-    "bounds with an index": (["--bounds=-30,10,1010,0,40,1030"], r"--bounds: expected none with a spatial index"),
+    "an index of a part": (
+        ["--bounds=-30,10,1010,0,40,1030", "--spatial_index"],
+        r"--spatial_index: expected with it to mesh all voxels of mip 0 of file://.*, came -30,10,1010,0,40,1030 of",
+    ),
     "no list": (["--exclude=/no/such/file"], r"--exclude: expected labels such as 17,42, or a file of them"),
     "cells too large": (["--cell_size=999,999,999"], r"--cell_size: expected cells that fit --memory_target=3,5"),
     "mip": (["--mip=3"], r"--mip: expected one of \[0\], .*came 3"),
@@ -490,7 +493,7 @@ OPTIONS = {
     "levels": (["--num_lods=2"], r"--num_lods: neither "),
     "bits": (["--vertex_quantization_bits=10"], r"--vertex_quantization_bits: neither "),
     "flat and open": (
-        ["--bounds=0,10,1010,1,20,1020", "--close_borders=false", "--spatial_index=false"],
+        ["--bounds=0,10,1010,1,20,1020", "--close_borders=false"],
         r"--bounds: expected two voxels or more along each axis without --close_borders, came \(1, 10, 10\)",
     ),
     "index of what": (["--spatial_index=maybe"], r"--spatial_index: expected true or false, came 'maybe'"),

@@ -263,7 +263,7 @@ def test_two_databases_have_each_their_report(files: IndexFiles, layer: Path, tm
         ),
         (["mysql://me:hunter2@host/db"], "expected options written as --name=value, came (not shown"),
         (["--db=mysql://me:$NO_SUCH_VARIABLE@127.0.0.1/db"], "environment variable NO_SUCH_VARIABLE, which is not set"),
-        (["--db=sqlite://x.db", "--mesh_dir=other"], "--mesh_dir: expected a folder of fragments with a spatial index"),
+        (["--db=sqlite://x.db", "--mesh_dir=other"], "--mesh_dir: expected a folder of meshes with a spatial index"),
         (["--db=sqlite://x.db", "--layer=file:///no/such"], "--layer: expected a Precomputed volume"),
         ([], "expected also --db=URL"),
     ],

@@ -12,6 +12,8 @@ import pytest
 from cloudvolume import CloudVolume
 
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.spatial_index.files import find_index_files
+from beam_volumes.spatial_index.queries import SpatialIndex
 from beam_volumes.storage import Folder
 from beam_volumes.testing.mariadb_server import MariaDbServer
 from pipelines import export, index_mesh
@@ -89,7 +91,7 @@ CASES: dict[str, tuple[Vec, Nm, list[str], list[str]]] = {
     "dust": (OFFSET, RESOLUTION, [CELL, "--dust_threshold=3000"], ["--sharded=false"]),
     "chosen": (OFFSET, RESOLUTION, [CELL, "--labels=1,2,3,9", "--exclude=3"], []),
     "open": (OFFSET, RESOLUTION, [CELL, "--close_borders=false"], ["--num_lods=2"]),
-    "a part": (OFFSET, RESOLUTION, [CELL, "--bounds=-30,10,1010,3,50,1033", "--spatial_index=false"], []),
+    "a part": (OFFSET, RESOLUTION, [CELL, "--bounds=-30,10,1010,3,50,1033"], []),
 }
 BOTH = ["--max_error=30", "--fill_holes"]
 
@@ -100,8 +102,7 @@ def test_merged_fragments_are_the_meshes_of_one_run(
 ) -> None:
     layer = tmp_path / "layer"
     write_labels(layer, neurons, offset, resolution)
-    at_once = [option for option in forging if not option.startswith("--spatial_index")]
-    assert mesh(layer, *at_once, *merging, *BOTH) == 0
+    assert mesh(layer, *forging, *merging, *BOTH) == 0
     expected, told = files(layer), report(layer)
     assert forge(layer, *forging, *BOTH) == 0
     assert named(layer) == "mesh"
@@ -174,9 +175,12 @@ def test_some_labels_of_all(layer: Path, whole: dict[str, bytes], tmp_path: Path
     assert merge(layer, f"--labels={tmp_path}/list", "--exclude=5,6", "--sharded=false") == 0
     assert merge(layer, "--mesh_dir=all", "--sharded=false") == 0
     some, every = files(layer), files(layer, "all")
-    assert some.keys() == {"info", "1", "1.index", "7", "7.index"}
-    assert all(every[name] == data for name, data in some.items())
+    of_index = {name for name in every if ".spatial" in name}
+    assert some.keys() == {"info", "1", "1.index", "7", "7.index", *of_index}
+    assert len(of_index) == 27
+    assert all(every[name] == data for name, data in some.items() if name not in of_index)
     assert every.keys() >= {"5", "6"}
+    assert SpatialIndex(find_index_files(f"file://{layer}", "mesh")).labels_in_box().tolist() == [1, 7]
 
 
 def test_cloudvolume_reads_every_mesh(layer: Path, neurons: Array) -> None:
@@ -250,7 +254,7 @@ def test_a_database_spares_files_without_the_labels(db: str, layer: Path, neuron
     assert stage(layer, "cells")["planned"] == stage(layer, "cells")["done"] == len(holding)
     with_database = files(layer)
     opened.clear()
-    assert merge(layer, listed, "--mesh_dir=without") == 0
+    assert merge(layer, listed, "--spatial_index=false", "--mesh_dir=without") == 0
     assert len(opened) == 27
     assert files(layer, "without") == with_database
     assert MeshReader(layer).labels == sorted(small)

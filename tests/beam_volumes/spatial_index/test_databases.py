@@ -142,6 +142,9 @@ def test_labels_in_a_box_are_those_of_cloudvolume(files: IndexFiles) -> None:
         seen += 0 < len(ours) < 200
     assert seen > 30
     assert index.labels_in_box((10, 10, 10, 10, 20, 20)).tolist() == []
+    for wrong in ((100, 0, 0, 99, 10, 10), (0, 0, float("nan"), 10, 10, 10)):
+        with pytest.raises(OptionError, match=r"box_nm: expected x0, y0, z0, x1, y1, z1 in nm, .*came \(\d"):
+            index.labels_in_box(wrong)
     assert index.labels_in_box((10**6, 0, 0, 2 * 10**6, 10, 10)).tolist() == []
 
 
