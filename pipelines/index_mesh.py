@@ -17,7 +17,7 @@ from beam_volumes.meshing.fragment_source import version_of
 from beam_volumes.places import writable
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
-from beam_volumes.spatial_index import load
+from beam_volumes.spatial_index import load, load_estimate
 from beam_volumes.spatial_index.database import open_database
 from beam_volumes.spatial_index.destination import IndexTables
 from beam_volumes.spatial_index.files import default_folder, find_index_files
@@ -89,7 +89,7 @@ def plan(config: Config, setting: Setting) -> Job:
     work = load.LoadPlan(claim, batches, database, loaded, config.fill_missing, Launch.here())
     return Job(
         claim=claim,
-        summary=partial(load.summary, work),
+        summary=partial(load_estimate.summary, work),
         stages={"files": sum(len(batches.tasks(n)) for n in batches.regions if work.needs_region(n))},
         build=partial(build, work),
         settle=partial(load.settle, work),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from beam_volumes.errors import OptionError
+from beam_volumes.meshing import merge_planning
 from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.fragment_source import find_fragments
 from beam_volumes.meshing.mesh_report import settle
@@ -87,7 +88,7 @@ def plan(config: Config, setting: Setting) -> Job:
     meshes, choice = plan_meshes(config, setting, layer, cells, kind)
     return Job(
         claim=meshes.claim,
-        summary=partial(planning.summary_of_merge, meshes, choice),
+        summary=partial(merge_planning.summary, meshes, choice),
         stages=stages(meshes),
         build=partial(write_meshes_of, meshes, choice),
         settle=partial(settle, meshes),

@@ -201,19 +201,6 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
     ]
 
 
-def summary_of_merge(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
-    """Return what `--plan` prints of a merge, row by row."""
-    assert plan.fragments is not None, "fragments are merged"
-    listed = "all" if choice.labels is None else f"{len(choice.labels):,} listed"
-    return [
-        ("fragments", plan.fragments.url),
-        ("destination", f"{plan.claim.place} ({plan.claim.state})"),
-        ("files", f"{plan.planned['cells']:,} of {shape_text(plan.cells.cell)}"),
-        ("labels", f"{listed}, without {len(choice.exclude):,}"),
-        ("cells by level of detail", "; ".join(f"{len(plan.level(lod)):,}" for lod in range(plan.num_lods))),
-    ]
-
-
 def _estimate(plan: MeshPlan) -> tuple[float, int]:
     """Mesh a few boxes, spread over the volume, and return CPU seconds and triangles of the whole."""
     # The first use compiles, which is no part of what a voxel takes.

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from beam_volumes.errors import ConservationError, OptionError
-from beam_volumes.geometry import shape_text
 from beam_volumes.precomputed.info import Json
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.provenance import Launch, provenance, utc
@@ -178,20 +177,6 @@ def check_holes(claim: Claim, *, fill_missing: bool) -> None:
             f"--fill_missing: expected it, because the run that is resumed has accepted {len(holes)} missing index "
             "files: give it, or begin anew with --resume=false"
         )
-
-
-def summary(plan: LoadPlan) -> list[tuple[str, str]]:
-    """Return what `--plan` prints, row by row."""
-    tasks = plan.files.grid.tasks
-    x, y, z = (f"{n * size}" for n, size in zip(plan.files.grid.resolution, tasks.cell, strict=True))
-    return [
-        ("index files", f"{len(plan.files):,} in {plan.files.url}"),
-        ("box of a file", f"{shape_text(tasks.cell)} voxels, {x} x {y} x {z} nm"),
-        ("database", f"{plan.database} ({plan.claim.state})"),
-        ("report", f"{plan.claim.url}/{plan.claim.report}"),
-        ("batches", f"{len(plan.reading.regions):,} of {plan.reading.size} files, {len(plan.loaded):,} loaded before"),
-        ("processes that write", "1" if plan.one_writer else "all"),
-    ]
 
 
 def finish_load(plan: LoadPlan, statistics: LoadStatistics, started: float) -> None:

@@ -224,10 +224,37 @@ def test_a_plan_writes_nothing(layer: Path, db: str, capsys: pytest.CaptureFixtu
     assert run(layer, db, "--plan") == 0
     rows = rows_of(capsys.readouterr().out)
     assert rows["index files"] == f"30 in file://{layer}/mesh"
+    sizes = [path.stat().st_size for path in (layer / "mesh").glob("*.spatial.gz")]
+    assert rows["files that are there"] == f"30 of {sum(sizes):,} bytes"
     assert rows["box of a file"] == "64 x 64 x 64 voxels, 1024 x 1024 x 2560 nm"
     assert rows["batches"] == "2 of 16 files, 0 loaded before"
     assert tree(layer.parent) == before
     assert tables_in(open_database(parse_database_url(db))) == set()
+
+
+def test_the_plan_foretells_what_is_written(
+    files: IndexFiles, layer: Path, db: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(layer, db, "--plan") == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert run(layer, db) == 0
+    assert 0.8 < int(rows["rows of labels, estimated"].replace(",", "")) / report(layer)["rows"]["file_lookup"] < 1.25
+    assert 400_000_000 < int(rows["memory per worker, bytes, estimated"].replace(",", "")) < 401_000_000
+    if db.startswith("sqlite"):
+        size = (tmp_path / "index.db").stat().st_size
+        assert 0.5 < int(rows["bytes to write, estimated"].replace(",", "")) / size < 5
+        assert float(rows["CPU hours, estimated"]) * 3600 < 10
+    else:
+        assert float(rows["CPU hours without those of the server, estimated"]) * 3600 < 10
+
+
+def test_the_plan_of_no_files_takes_nothing(layer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (layer / "mesh").glob("*.spatial.gz"):
+        path.unlink()
+    assert run(layer, f"sqlite://{tmp_path}/index.db", "--plan") == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert (rows["index files"].split()[0], rows["files that are there"]) == ("30", "0 of 0 bytes")
+    assert (rows["rows of labels, estimated"], rows["CPU hours, estimated"]) == ("0", "0.0000")
 
 
 def test_an_index_of_another_program_is_kept_unless_told(

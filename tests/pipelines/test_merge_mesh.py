@@ -464,9 +464,41 @@ def test_the_plan_tells_and_writes_nothing(layer: Path, capsys: pytest.CaptureFi
     assert tree(layer) == before
     assert rows["fragments"] == f"file://{layer}/{FRAGMENTS}"
     assert rows["destination"] == f"file://{layer}/mesh (new)"
-    assert rows["files"] == "27 of 24 x 18 x 14"
+    sizes = [path.stat().st_size for path in (layer / FRAGMENTS).glob("*.frags")]
+    assert rows["boxes"] == "27 of 24 x 18 x 14"
+    assert rows["files"] == f"27 of {sum(sizes):,} bytes"
     assert rows["labels"] == "2 listed, without 0"
     assert rows["cells by level of detail"] == "27; 8; 1"
+
+
+@pytest.mark.parametrize("options", [[], ["--num_lods=1"], ["--num_lods=4", "--lod_factor=2"], ["--exclude=3,4"]])
+def test_the_plan_foretells_what_is_written(
+    options: list[str], layer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert merge(layer, *options, "--plan") == 0
+    rows = rows_of(capsys.readouterr().out)
+    faces, size, memory = (
+        int(rows[name].replace(",", ""))
+        for name in (
+            "triangles of the finest level, estimated",
+            "bytes to write, estimated",
+            "memory per worker, bytes, estimated",
+        )
+    )
+    assert merge(layer, *options) == 0
+    assert 0.7 < faces / stage(layer, "level of detail 0")["triangles"] < 1.4
+    assert 0.7 < size / stage(layer, "shards")["bytes"] < 1.4
+    assert 400_000_000 < memory < 401_000_000
+    assert float(rows["CPU hours, estimated"]) * 3600 < 60
+
+
+def test_the_plan_of_no_files_takes_nothing(layer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (layer / FRAGMENTS).glob("*.frags"):
+        path.unlink()
+    assert merge(layer, "--plan") == 0
+    rows = rows_of(capsys.readouterr().out)
+    assert (rows["boxes"], rows["files"]) == ("27 of 24 x 18 x 14", "0 of 0 bytes")
+    assert (rows["bytes to write, estimated"], rows["CPU hours, estimated"]) == ("0", "0.0000")
 
 
 def test_what_is_there_is_replaced_only_when_told(
