@@ -50,7 +50,7 @@ class VolumePlan:
         translate: destination minus source, voxels.
         pyramid: how the source is read, and the mips made of it.
         lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
-        inline_bytes: what a region may send along without a pack.
+        inline_bytes: what a region may send to one owner without a pack.
         launch: who launched it, with which versions.
         finished: by mip, a bit per shard that an earlier run has written; nothing where there is none.
 

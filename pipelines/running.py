@@ -36,8 +36,11 @@ from pipelines.progress_bar import ProgressBar
 from pipelines.tables import print_rows, report_rows
 from transforms.pool import Execution
 
-_INLINE_BYTES = 2**20
-"""On a cluster smaller payloads go through the shuffle; a local shuffle is memory, and lost with the process."""
+_INLINE_BYTES = 2**11
+"""On a cluster smaller payloads go through the shuffle; a local shuffle is memory, and lost with the process.
+
+All of them that one owner takes are in memory there: 2 GB at most of a million, whose tables take 0.5 GB.
+"""
 
 
 _COLOUR = r"\x1b\[[0-9;]*m"
@@ -51,7 +54,7 @@ class Setting:
     Attributes:
         local: whether the workers are processes of this machine, which have its files and environment variables.
         workers: worker processes; they share what is limited over the whole run. None where it is not known.
-        inline_bytes: up to how many bytes an element may send along instead of writing a pack.
+        inline_bytes: up to how many bytes an element may send to one owner without a pack.
 
     """
 

@@ -31,8 +31,7 @@ from beam_volumes.volume_plan import Server
 _LEAST_ELEMENTS = 16
 """At each level, where there is work for so many: a level may have one cell, and a machine many cores."""
 
-_CELLS_PER_LABEL_PART = 64
-_MOST_LABEL_PARTS = 256
+_CELLS_PER_LABEL_PART = 128
 
 
 class Simplification(NamedTuple):
@@ -136,7 +135,7 @@ class MeshPlan:
         surface_bytes: of memory for the surfaces that marching cubes makes at a time.
         table_bytes: of memory for the labels of a cell.
         listed: how many labels are asked for; None where all are.
-        inline_bytes: what an element may send along without a pack.
+        inline_bytes: what an element may send to one owner without a pack.
         launch: who launched it, with which versions.
         remade: the cells of a run that makes no others; None for all.
 
@@ -218,8 +217,13 @@ class MeshPlan:
 
     @property
     def label_parts(self) -> int:
-        """In how many parts the labels of all cells are added up."""
-        return min(max(len(self.cells) // _CELLS_PER_LABEL_PART, 1), _MOST_LABEL_PARTS)
+        """In how many parts the labels of all cells are added up: one for each 128 cells.
+
+        So a part has on average as many pairs of a cell and a label in it as 128 cells have, however large the volume.
+        A pair takes under 1 kB of memory: at most 300 bytes as a parcel of its own, and 600 in `choose_labels`. That is
+        256 MB where a cell has 2,000 labels; and 1 MB more for each 1,000 cells that a label of the part reaches.
+        """
+        return max(len(self.cells) // _CELLS_PER_LABEL_PART, 1)
 
     def parts(self, level: int) -> int:
         """Return in how many parts the labels of a cell are joined at a level.

@@ -51,8 +51,8 @@ def write_properties(plan: MeshPlan, parcels: Sequence[Parcel]) -> int:
 
     """
     check_claim(plan.claim)
-    with ParcelReader(plan.claim.scratch, list(parcels)) as reader:
-        rows = np.concatenate([np.empty(0, LABEL_ROW), *(np.frombuffer(data, LABEL_ROW) for _, data in reader.tiles())])
+    with ParcelReader(plan.claim.scratch, parcels) as reader:
+        rows = reader.table(LABEL_ROW)
     rows = rows[np.argsort(rows["label"])]
     content = {
         "@type": "neuroglancer_segment_properties",

@@ -1,5 +1,7 @@
 """How the steps of meshing are wired: which elements come out of each, not what is in them."""
 
+import gc
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_volumes.meshing.labels import LabelChoice, chosen_labels
+from beam_volumes.meshing import mesh_plan
+from beam_volumes.meshing.labels import LABEL_ROW, LabelChoice, choose_labels, chosen_labels, count_cell
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.parcels import Owner, Parcel, ParcelWriter
 from beam_volumes.runs import take
 from pipelines.mesh import Config, plan
 from pipelines.meshing import plan_meshes
@@ -35,9 +39,15 @@ def labels() -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 @pytest.fixture
-def planned(tmp_path: Path, labels: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[MeshPlan]:
+def planned(tmp_path: Path, labels: Any) -> Iterator[MeshPlan]:
     """A plan that is claimed, with two levels of detail."""
     write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    with without_pictures():
+        yield claimed(f"--layer=file://{tmp_path}/layer", "--num_lods=2")
+
+
+def claimed(*options: str) -> MeshPlan:
+    """Return the plan of a run with cells of 8 x 8 x 8, which has claimed its destination."""
     made = list[MeshPlan]()
 
     def keep(*args: Any) -> Any:
@@ -45,18 +55,23 @@ def planned(tmp_path: Path, labels: Any, monkeypatch: pytest.MonkeyPatch) -> Ite
         made.append(found[0])
         return found
 
-    monkeypatch.setattr("pipelines.mesh.plan_meshes", keep)
-    config = parse(Config, [f"--layer=file://{tmp_path}/layer", "--num_lods=2", "--cell_size=8,8,8"])[0]
-    take(plan(config, Setting(local=True, workers=1, inline_bytes=2**20)).claim)
-    with without_pictures():
-        yield made[0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipelines.mesh.plan_meshes", keep)
+        config = parse(Config, ["--cell_size=8,8,8", *options])[0]
+        take(plan(config, Setting(local=True, workers=1, inline_bytes=2**11)).claim)
+    return made[0]
 
 
 def choice(dust_threshold: int) -> LabelChoice:
     return LabelChoice(dust_threshold, None, np.empty(0, np.uint64))
 
 
-def test_cells_are_told_of_what_is_in_them_and_of_what_touches_them(planned: MeshPlan) -> None:
+@pytest.mark.parametrize("cells_per_part", [1, 2, 128])
+def test_cells_are_told_of_what_is_in_them_and_of_what_touches_them(
+    cells_per_part: int, planned: MeshPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_plan, "_CELLS_PER_LABEL_PART", cells_per_part)
+    assert planned.label_parts == max(3 // cells_per_part, 1)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         chosen = pipeline | ChooseLabels(planned, choice(0), ONE)
         told = chosen.cells | beam.Map(lambda cell: (cell[0], rows(planned, cell[1])))
@@ -66,12 +81,57 @@ def test_cells_are_told_of_what_is_in_them_and_of_what_touches_them(planned: Mes
         assert_that(told, equal_to(expected), "cells")
 
 
-def test_dust_is_told_to_no_cell(planned: MeshPlan) -> None:
+@pytest.mark.parametrize("cells_per_part", [1, 128])
+def test_dust_is_told_to_no_cell(cells_per_part: int, planned: MeshPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_plan, "_CELLS_PER_LABEL_PART", cells_per_part)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         chosen = pipeline | ChooseLabels(planned, choice(12), ONE)
         told = chosen.cells | beam.Map(lambda cell: (cell[0], rows(planned, cell[1])))
         assert_that(chosen.labels, equal_to([2]), "labels")
         assert_that(told, equal_to([((0, 0), {7: 40}), ((0, 1), {7: 40}), ((0, 2), {8: 12})]), "cells")
+
+
+def test_cells_without_labels_are_spread_over_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part tells those whose home it is, and no other without labels that are meshed."""
+    monkeypatch.setattr(mesh_plan, "_CELLS_PER_LABEL_PART", 2)
+    labels = np.zeros((71, 7, 7), np.uint16)
+    labels[2, 2, 2] = 7
+    write_labels(tmp_path / "layer", labels, (0, 0, 0))
+    planned = claimed(f"--layer=file://{tmp_path}/layer")
+    assert (len(planned.cells), planned.label_parts) == (9, 4)
+    heard = dict[int, list[Parcel]]()
+    for cell in range(9):
+        for owner, parcel in count_cell(planned, cell).parcels:
+            heard.setdefault(owner.number, []).append(parcel)
+    cells = {part: {int(n) for parcel in parcels for n in parcel.pieces["chunk"]} for part, parcels in heard.items()}
+    assert {part: found - {0} for part, found in cells.items()} == {0: {4, 8}, 1: {1, 5}, 2: {2, 6}, 3: {3, 7}}
+    told = [
+        owner.number
+        for part, parcels in heard.items()
+        for owner, _ in choose_labels(planned, choice(2), part, parcels).parcels
+    ]
+    assert sorted(told) == list(range(9))
+
+
+def test_a_part_takes_little_memory_for_each_cell(tmp_path: Path) -> None:
+    """Here for 20,000 of them, which have one label each, and all of which are told of it."""
+    write_labels(tmp_path / "layer", np.zeros((8, 8, 8), np.uint8))
+    planned = claimed("--layer=made://solid?size=256,256,256&dtype=uint32", f"--dst=file://{tmp_path}/layer")
+    assert len(planned.cells) > 20_000
+    heard = list[Parcel]()
+    for cell in range(20_000):
+        with ParcelWriter(planned.claim.scratch, f"{cell}", 100) as out:
+            row = np.array([(cell % 1_000 + 1, 5)], LABEL_ROW)
+            out.add(Owner(0, 0), cell, planned.own_voxels(cell), row.tobytes())
+            heard += [parcel for _, parcel in out.finish({})]
+    gc.collect()
+    tracemalloc.start()
+    made = choose_labels(planned, choice(100), 0, heard)
+    count = sum(np.frombuffer(parcel.data, LABEL_ROW)["voxels"].tolist() == [100] for _, parcel in made.parcels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 20_000 * 600
 
 
 def rows(planned: MeshPlan, parcels: Any) -> dict[int, int]:
