@@ -165,7 +165,8 @@ def look_at_layer(config: Forging, setting: Setting, scratch: str | None) -> Lay
 def stages(plan: MeshPlan) -> dict[str, int | None]:
     """Return what progress is shown of, step by step, and how much there is of it, where that is known beforehand."""
     planned = plan.planned
-    parts = 1 if plan.label_parts == 1 else None
+    # Where not all cells are looked at, there may be parts that no label belongs to.
+    parts = plan.label_parts if plan.label_parts == 1 or planned["counted"] == len(plan.cells) else None
     levels: dict[str, int | None] = {"parts of levels": None} if plan.num_lods > 1 else {}
     shards: dict[str, int | None] = {"shards": None} if plan.mesh_format != "fragments" else {}
     return {"labels": planned["counted"], "parts of labels": parts, "cells": planned["cells"], **levels, **shards}

@@ -140,10 +140,11 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
         totals = heard.totals
         listed = choice.listed(totals["label"])
         chosen = listed & (totals["voxels"] >= np.uint64(choice.dust_threshold))
-        pairs = _distinct(heard, chosen)
+        made = np.fromiter(map(plan.makes, heard.cells.tolist()), bool, len(heard.cells))
+        pairs = _distinct(heard.pairs[chosen[heard.pairs["label"]] & made[heard.pairs["cell"]]])
         ends = np.searchsorted(pairs["cell"], np.arange(len(heard.cells) + 1)).tolist()
-        for cell, first, last in zip(heard.cells.tolist(), ends[:-1], ends[1:], strict=True):
-            if last > first or part == _home(plan, cell):
+        for cell, is_made, first, last in zip(heard.cells.tolist(), made, ends[:-1], ends[1:], strict=True):
+            if last > first or (is_made and part == _home(plan, cell)):
                 told = totals[pairs["label"][first:last]]
                 work.out.add(Owner(0, cell), part, plan.own_voxels(cell), told.tobytes())
         if plan.segment_properties:
@@ -191,9 +192,8 @@ def _heard(plan: MeshPlan, parcels: Sequence[Parcel]) -> _Heard:
     return _Heard(cells, totals, pairs)
 
 
-def _distinct(heard: _Heard, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.void]:
-    """Return the pairs of those labels that are chosen, each once, by cell, then label."""
-    pairs = heard.pairs[chosen[heard.pairs["label"]]]
+def _distinct(pairs: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    """Return pairs each once, by cell, then label."""
     pairs = pairs[np.lexsort((pairs["label"], pairs["cell"]))]
     is_first = np.ones(len(pairs), bool)
     is_first[1:] = pairs[1:] != pairs[:-1]
