@@ -23,7 +23,7 @@ class Read(NamedTuple):
     packs: int
 
 
-@pytest.mark.parametrize("options", [[], ["--max_fragment_bytes=3000"]])
+@pytest.mark.parametrize("options", [[], ["--max_fragment_bytes=1000"]])
 def test_elements_read_their_own_pieces_and_no_more(
     options: list[str], bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
