@@ -16,6 +16,7 @@ from cloudvolume import Bbox, CloudVolume
 import transforms.mesh
 from beam_volumes.errors import DestinationError
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.meshing import mesh_plan
 from beam_volumes.meshing.levels import forge_cell
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
@@ -393,6 +394,7 @@ def test_files_that_are_gone_since_are_made_anew_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(mesh_plan, "_CELLS_PER_LABEL_PART", 4)
     options = [CELL, f"--dust_threshold={dust}"]
     assert forge(layer, *options) == 0
     expected, before, told = files(layer, FRAGMENTS), stamps(layer), report(layer, FRAGMENTS)

@@ -344,6 +344,19 @@ def test_files_that_are_not_what_was_written(
     assert files(layer) == whole
 
 
+def test_what_is_made_anew_lets_a_merge_and_a_load_go_on(layer: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    remove_with_index(layer / FRAGMENTS)
+    assert merge(layer) == 1
+    assert load(layer, f"sqlite://{tmp_path}/index.db") == 1
+    kept = len(list((layer / ".beam_volumes/mesh/scratch").rglob("labels-*.pack")))
+    assert forge(layer, CELL) == 0
+    assert merge(layer) == 0
+    assert files(layer) == whole
+    assert stage(layer, "cells")["elements_taken_up_from_an_interrupted_run"] == kept > 0
+    assert load(layer, f"sqlite://{tmp_path}/index.db") == 0
+    assert not (layer / ".beam_volumes").exists()
+
+
 def test_a_missing_file_is_accepted_when_told(
     layer: Path, whole: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
