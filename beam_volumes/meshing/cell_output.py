@@ -66,7 +66,7 @@ class CellPieces:
     def __init__(self, plan: MeshPlan, work: Work, labels: int, level: int, position: Vec) -> None:
         self._plan, self._work, self._sharding = plan, work, plan.sharding(labels)
         self._level, self._position = level, position
-        self._faces = self._fragments = self._pieces = self._clamped = 0
+        self._faces = self._fragments = self._pieces = self._clamped = self._stand_ins = 0
         self._failures: list[str] = []
 
     def inner_planes(self) -> list[tuple[int, int]]:
@@ -99,6 +99,7 @@ class CellPieces:
             fragments=(*zeros, self._fragments),
             pieces=self._pieces,
             clamped=self._clamped,
+            stand_ins=self._stand_ins,
             failed=len(self._failures),
             failures=tuple(self._failures),
         )
@@ -111,6 +112,7 @@ class CellPieces:
             self._failures.append(f"label {label}, level of detail {self._level}, cell {self._position}: {error}")
             return b""
         self._clamped += fragment.clamped
+        self._stand_ins += fragment.is_stand_in
         return fragment.data
 
 

@@ -31,6 +31,7 @@ class MeshCounts:
         crowded: edges with more than two triangles after simplification.
         fell_back: surfaces that were simplified by the other simplifier.
         clamped: vertices outside of their cell.
+        stand_ins: fragments that are a tetrahedron of one quantum, as all their triangles were smaller than that.
         failed: fragments that could not be encoded.
         failures: some of these, in words.
 
@@ -59,6 +60,7 @@ class MeshCounts:
     crowded: int = 0
     fell_back: int = 0
     clamped: int = 0
+    stand_ins: int = 0
     failed: int = 0
     failures: tuple[str, ...] = ()
     read_seconds: float = 0.0

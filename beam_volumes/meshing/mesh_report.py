@@ -167,6 +167,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
                 "simplified_otherwise": counts.fell_back,
                 "edges_with_more_than_two_triangles": counts.crowded,
                 "vertices_moved_into_their_cell": counts.clamped,
+                "fragments_of_one_tetrahedron_for_smaller_triangles": counts.stand_ins,
                 "not_encoded": counts.failed,
             },
             **{

@@ -472,3 +472,18 @@ def whole(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     layer = Path(shutil.copytree(stored, tmp_path_factory.mktemp("whole") / "layer"))
     assert mesh(layer, *LODS) == 0
     return files(layer)
+
+
+def test_surfaces_that_are_too_small_for_a_level_are_shown_and_counted(tmp_path: Path) -> None:
+    """At level 8 a quantum is 4 voxels: the object is a tetrahedron there, and at level 7 it may be."""
+    labels = np.zeros((16, 16, 16), np.uint8)
+    labels[5, 5, 5] = 7
+    write_labels(tmp_path / "layer", labels)
+    options = ["--num_lods=9", "--cell_size=16,16,16", "--vertex_quantization_bits=10"]
+    assert mesh(tmp_path / "layer", *options) == 0
+    stored = MeshReader(tmp_path / "layer").mesh(7)
+    faces = [len(stored.surface(lod).faces) for lod in range(9)]
+    assert faces[0] == 8
+    assert faces[8] == 4
+    found = stage(tmp_path / "layer", "surfaces")["fragments_of_one_tetrahedron_for_smaller_triangles"]
+    assert 1 <= found <= faces.count(4)
