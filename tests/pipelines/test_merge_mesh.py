@@ -344,7 +344,9 @@ def test_files_that_are_not_what_was_written(
     assert files(layer) == whole
 
 
-def test_what_is_made_anew_lets_a_merge_and_a_load_go_on(layer: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_what_is_made_anew_lets_a_merge_and_a_load_go_on(stored: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    layer = copy_of(stored, tmp_path / "layer")
+    assert forge(layer, CELL) == 0
     remove_with_index(layer / FRAGMENTS)
     assert merge(layer) == 1
     assert load(layer, f"sqlite://{tmp_path}/index.db") == 1
