@@ -17,11 +17,12 @@ from beam_volumes.meshing.elements import Made
 from beam_volumes.meshing.labels import LabelChoice, choose_labels, count_cell
 from beam_volumes.meshing.levels import forge_cell, join_cells
 from beam_volumes.meshing.mesh_counts import MeshCounts, merge_mesh_counts
+from beam_volumes.meshing.mesh_picture import Drawing, draw
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
 from beam_volumes.meshing.mesh_report import MeshTotals, finish_meshes
 from beam_volumes.meshing.segment_properties import check_number, write_properties
 from beam_volumes.parcels import Parcel
-from beam_volumes.process_pool import Task
+from beam_volumes.process_pool import Task, acquire, release
 from transforms.pool import Execution, PooledDoFn
 from transforms.regions import ListRegions
 
@@ -69,7 +70,7 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
         | "List labels"
         >> beam.ParDo(_ListFn(plan, execution), labels=beam.pvalue.AsSingleton(chosen.labels)).with_output_types(int)
     )
-    _ = root | "Finish" >> FinishMeshes(plan, counts, written, listed)
+    _ = root | "Finish" >> FinishMeshes(plan, counts, written, listed, execution)
 
 
 class Chosen(NamedTuple):
@@ -150,6 +151,7 @@ class FinishMeshes(beam.PTransform):
     counts: beam.PCollection[MeshCounts]
     written: beam.PCollection[WrittenMeshes]
     listed: beam.PCollection[int]
+    execution: Execution
 
     def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
         """Gather what was done at one element."""
@@ -159,7 +161,7 @@ class FinishMeshes(beam.PTransform):
             | "Once" >> beam.Create([time.time()])
             | "Commit"
             >> beam.ParDo(
-                _FinishFn(self.plan),
+                _FinishFn(self.plan, self.execution),
                 counts=beam.pvalue.AsSingleton(counts),
                 written=beam.pvalue.AsIter(self.written),
                 listed=beam.pvalue.AsIter(self.listed),
@@ -276,13 +278,23 @@ class _ListFn(PooledDoFn):
 
 
 class _FinishFn(beam.DoFn):
-    def __init__(self, plan: MeshPlan) -> None:
-        self._plan = plan
+    def __init__(self, plan: MeshPlan, execution: Execution) -> None:
+        self._plan, self._execution = plan, execution
 
     def process(
         self, started: float, counts: MeshCounts, written: Iterable[WrittenMeshes], listed: Iterable[int]
     ) -> None:
-        finish_meshes(self._plan, MeshTotals(counts, sorted(written), sum(listed)), started)
+        finish_meshes(self._plan, MeshTotals(counts, sorted(written), sum(listed)), started, self._drawn)
+
+    def _drawn(self, drawing: Drawing) -> bytes:
+        """Return the picture; the processes of the pool have loaded most of what that takes."""
+        pool = acquire(self._execution.processes)
+        try:
+            pool.submit(Task(draw, (drawing,), "the picture"))
+            picture: bytes = pool.next_result()[1]
+        finally:
+            release(pool)
+        return picture
 
 
 def _step(

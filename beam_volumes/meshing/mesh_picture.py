@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from beam_volumes.meshing.assembly import WrittenMeshes
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.picture import BoxNm, LabelMesh, render_meshes
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import Folder
 
@@ -17,11 +18,24 @@ PICTURE = "meshes.png"
 """Beside the report."""
 
 _MESHES = 60
-_MOST_BYTES = 2**27
-"""Of the files of what is drawn: larger meshes are passed over."""
+_ENOUGH_BYTES = 2**20
+"""The finest level of detail is drawn that takes no more, or else the coarsest: more shows hardly more."""
 
-_MOST_FINE_BYTES = 2**23
-"""With more than that, the coarsest level of detail is drawn, else the finest."""
+_MOST_BYTES = 2**23
+"""Of what is drawn, some 6 million triangles: larger meshes are passed over."""
+
+
+class Drawing(NamedTuple):
+    """What `draw` takes."""
+
+    meshes: list[LabelMesh]
+    box_nm: BoxNm
+    title: str
+
+
+def draw(drawing: Drawing) -> bytes:
+    """Return the picture: PNG."""
+    return render_meshes(drawing.meshes, box_nm=drawing.box_nm, title=drawing.title)
 
 
 def largest_meshes(written: Iterable[WrittenMeshes]) -> list[Json]:
@@ -30,8 +44,12 @@ def largest_meshes(written: Iterable[WrittenMeshes]) -> list[Json]:
     return [{"label": str(label), "bytes": size} for size, label in found]
 
 
-def write_picture(plan: MeshPlan) -> None:
+def write_picture(plan: MeshPlan, draw: Callable[[Drawing], bytes] = draw) -> None:
     """Draw the largest meshes of a run that has ended well, unless that is not wanted or was done.
+
+    Args:
+        plan: of the run.
+        draw: calls `draw`; elsewhere, for one, where its kernels are loaded.
 
     Raises:
         SourceError: they cannot be read.
@@ -42,30 +60,38 @@ def write_picture(plan: MeshPlan) -> None:
     if not plan.picture or folder.exists(name):
         return
     report = folder.read_json(plan.claim.report) or {}
-    labels, left = list[int](), _MOST_BYTES
-    for entry in report.get("largest", []):
-        if int(entry["bytes"]) <= left:
-            labels.append(int(entry["label"]))
-            left -= int(entry["bytes"])
-    # matplotlib takes most of a second to import.
-    from beam_volumes.meshing.picture import render_meshes
-
+    sizes = {int(entry["label"]): int(entry["bytes"]) for entry in report.get("largest", [])}
+    lod, factor = _level_drawn(plan, sum(sizes.values()))
+    labels, left = list[int](), _MOST_BYTES * factor
+    for label, size in sizes.items():
+        if size <= left:
+            labels.append(label)
+            left -= size
     scale = np.array(plan.source.resolution_nm)
     x0, y0, z0 = (scale * plan.bounds.start).tolist()
     x1, y1, z1 = (scale * plan.bounds.stop).tolist()
     title = f"{plan.claim.url}: the {len(labels)} largest of {report['stages']['labels']['meshed']:,} objects"
-    lod = 0 if _MOST_BYTES - left <= _MOST_FINE_BYTES else plan.num_lods - 1
-    picture = render_meshes(_read(plan, labels, lod), box_nm=((x0, y0, z0), (x1, y1, z1)), title=title)
-    folder.write(name, picture, content_type="image/png")
+    drawing = Drawing(_read(plan, labels, lod), ((x0, y0, z0), (x1, y1, z1)), title)
+    folder.write(name, draw(drawing), content_type="image/png")
 
 
-def _read(
-    plan: MeshPlan, labels: list[int], lod: int
-) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.uint32]]]:
+def _level_drawn(plan: MeshPlan, size: int) -> tuple[int, float]:
+    """Return which level of detail is drawn of meshes of `size` bytes, and what part of the finest it is, inverted."""
+    factor = 1.0
+    for lod in range(plan.num_lods):
+        factor *= plan.simplification.factor_of(lod) if lod else 1
+        if size <= _ENOUGH_BYTES * factor:
+            break
+    return lod, factor
+
+
+def _read(plan: MeshPlan, labels: list[int], lod: int) -> list[LabelMesh]:
     from cloudvolume import CloudVolume
 
     volume = CloudVolume(plan.claim.url, mesh_dir=plan.folder, use_https=False, progress=False)
+    meshes = list[LabelMesh]()
     for label in labels:
         mesh = volume.mesh.get(label, **({"lod": lod} if plan.mesh_format == "multires" else {}))
         mesh = mesh[label] if isinstance(mesh, dict) else mesh
-        yield label, np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)
+        meshes.append((label, np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)))
+    return meshes

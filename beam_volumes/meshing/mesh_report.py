@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from beam_volumes.errors import ConservationError, OptionError
@@ -12,7 +13,7 @@ from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_files import MeshFiles, check_files, written_files
 from beam_volumes.meshing.mesh_folder import MeshFolder
 from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
-from beam_volumes.meshing.mesh_picture import PICTURE, largest_meshes, write_picture
+from beam_volumes.meshing.mesh_picture import PICTURE, Drawing, draw, largest_meshes, write_picture
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.remaking import whole_claim
 from beam_volumes.meshing.segment_properties import FOLDER
@@ -47,10 +48,10 @@ class MeshTotals:
         return sum(w.fragments for w in self.written)
 
 
-def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
+def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float, draw: Callable[[Drawing], bytes] = draw) -> None:
     """Prove that nothing was lost, then commit the meshes and clean up.
 
-    A second try after the report was committed cleans up, and no more.
+    A second try after the report was committed cleans up, and no more. `draw` is that of `write_picture`.
 
     Raises:
         ConservationError: something was; the records stay, so that the same command goes on.
@@ -71,7 +72,7 @@ def finish_meshes(plan: MeshPlan, totals: MeshTotals, started: float) -> None:
         done = report(plan, totals, (started, ended))
         method: Json = {**plan.claim.identity, "fill_missing": plan.fill_missing}
         finish(_with_info(plan, totals.counts), provenance(plan.launch, method, [plan.source.url], ended), done)
-    write_picture(plan)
+    write_picture(plan, draw)
     remove_records(plan.claim)
 
 

@@ -27,7 +27,7 @@ LODS = ["--num_lods=3", "--cell_size=24,20,16"]
 def without_pictures() -> Iterator[None]:
     """Draw none: that takes longer than small meshes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mesh_report, "write_picture", lambda plan: None)
+        patch.setattr(mesh_report, "write_picture", lambda *_: None)
         yield
 
 

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from cloudvolume import CloudVolume
 
+from beam_volumes.meshing import mesh_picture
 from beam_volumes.meshing.mesh_picture import PICTURE
+from beam_volumes.meshing.picture import LabelMesh
 from beam_volumes.runs import take
 from beam_volumes.testing.chunk_graph import DEMO_TIMES
 from beam_volumes.testing.faults import Faults
@@ -121,8 +124,34 @@ def test_what_travels_inline_makes_the_same_bytes(options: list[str], tmp_path: 
 @pytest.mark.parametrize("options", [LODS, ["--format=legacy"]])
 def test_a_local_run_draws_a_picture(options: list[str], tmp_path: Path) -> None:
     write_labels(tmp_path / "layer", made_neurons())
+    assert mesh(tmp_path / "layer", *options, processes=2) == 0
+    place = tmp_path / "layer/mesh" / PICTURE
+    drawn = place.read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    place.unlink()
+    # The same command makes up for what a kill has left undone, in its own process.
     assert mesh(tmp_path / "layer", *options) == 0
-    assert (tmp_path / "layer/mesh" / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert place.read_bytes() == drawn
+
+
+def test_of_large_meshes_the_picture_shows_the_coarsest_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "layer"
+    write_labels(folder, made_neurons())
+    shown: list[dict[int, int]] = []
+
+    def render(meshes: Sequence[LabelMesh], **_: Any) -> bytes:
+        shown.append({label: len(faces) for label, _, faces in meshes})
+        return b"a picture"
+
+    monkeypatch.setattr(mesh_picture, "render_meshes", render)
+    for enough, most in ((2**20, 2**23), (0, 2**23), (0, 1)):
+        monkeypatch.setattr(mesh_picture, "_ENOUGH_BYTES", enough)
+        monkeypatch.setattr(mesh_picture, "_MOST_BYTES", most)
+        assert mesh(folder, *LODS) == 0
+        (folder / "mesh" / PICTURE).unlink()
+    volume, labels = CloudVolume(f"file://{folder}"), labels_in(made_neurons())
+    by_level = [{label: len(volume.mesh.get(label, lod=lod)[label].faces) for label in labels} for lod in (0, 2)]
+    assert shown == [*by_level, {}]
 
 
 def test_names_and_voxels_of_objects_for_viewers(tmp_path: Path) -> None:
