@@ -221,9 +221,8 @@ class IndexFiles:
         names = [self.grid.name(task) for task in tasks]
         others = f" and {len(names) - 1} others" if len(names) > 1 else ""
         return SourceError(
-            f"{self.url}/{names[0]}: expected the index file of a task, but it is missing{others}: make it "
-            "again (the command of forge_mesh that made the others makes it, given once more), or accept it with "
-            "--fill_missing"
+            f"{self.url}/{names[0]}: expected the index file of a task, but it is missing{others}: mesh that "
+            "box again (the same command of forge_mesh makes what it lacks), or accept it with --fill_missing"
         )
 
 

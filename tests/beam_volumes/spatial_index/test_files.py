@@ -67,7 +67,7 @@ def test_a_missing_file_is_none(tmp_path: Path) -> None:
     files = make_index(tmp_path)
     (tmp_path / f"mesh/{files.grid.name(4)}.gz").unlink()
     assert [data is None for data in files.read(range(6))] == [False] * 4 + [True, False]
-    with pytest.raises(type(files.missing([4])), match=rf"{files.grid.name(4)}: .* missing: run the meshing"):
+    with pytest.raises(type(files.missing([4])), match=rf"{files.grid.name(4)}: .* missing: mesh that box again"):
         raise files.missing([4])
 
 
