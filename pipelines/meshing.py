@@ -250,7 +250,7 @@ def plan_meshes(
         lookahead_bytes=share,
         surface_bytes=share,
         table_bytes=share,
-        listed=None if choice.labels is None else len(np.setdiff1d(choice.labels, choice.exclude)),
+        listed=None if choice.labels is None else len(np.setdiff1d(choice.labels.array, choice.exclude.array)),
         inline_bytes=setting.inline_bytes,
         launch=Launch.here(),
     )

@@ -52,8 +52,9 @@ class Parts(NamedTuple):
 def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, execution: Execution) -> None:
     """Wire a whole meshing run.
 
-    Precondition: the destination is claimed.
+    Precondition: the destination is claimed, in whose scratch folder long lists are put.
     """
+    plan, choice = plan.kept(), choice.kept(plan.claim.scratch)
     chosen = root | "Choose labels" >> ChooseLabels(plan, choice, execution)
     steps = [chosen.parts, chosen.parts_of_labels]
     levels = [_step("Forge cells", chosen.cells, _ForgeFn(plan, execution), chosen.labels)]

@@ -11,6 +11,7 @@ from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.meshing.mesh_info import BOUNDS, LOW, OVERLAP
 from beam_volumes.meshing.mesh_plan import FragmentFiles
 from beam_volumes.meshing.mesh_planning import CellSizes
+from beam_volumes.number_lists import NumberList
 from beam_volumes.precomputed.info import Json
 from beam_volumes.reading_plan import Lattice
 from beam_volumes.sources import Source
@@ -87,7 +88,7 @@ class FragmentSource:
                 "are in no file): leave them out, or load the index again with index_mesh"
             )
         wanted = {index.grid.task_of(name) for names in found.values() for name in names}
-        return replace(files, wanted=tuple(sorted(wanted)))
+        return replace(files, wanted=NumberList.of(wanted))
 
     @property
     def version(self) -> str:

@@ -20,6 +20,7 @@ from beam_volumes.meshing.elements import CellReading, Made, Work, element
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.shared_planes import SharedPlanes
+from beam_volumes.number_lists import NumberList
 from beam_volumes.parcels import Owner, Parcel, ParcelReader
 from beam_volumes.precomputed.murmur import murmurhash3
 from beam_volumes.receipts import record_holes
@@ -40,19 +41,29 @@ class LabelChoice:
 
     Attributes:
         dust_threshold: the fewest voxels of a label, in the whole volume.
-        labels: no others than these, sorted; None for all.
-        exclude: all but these, sorted.
+        labels: no others than these; None for all.
+        exclude: all but these.
 
     """
 
     dust_threshold: int
-    labels: npt.NDArray[np.uint64] | None
-    exclude: npt.NDArray[np.uint64]
+    labels: NumberList | None
+    exclude: NumberList
 
     def listed(self, labels: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
         """Return which of `labels` may be meshed, whatever their size."""
-        among = np.ones(len(labels), bool) if self.labels is None else np.isin(labels, self.labels)
-        return among & ~np.isin(labels, self.exclude)
+        among = np.ones(len(labels), bool) if self.labels is None else np.isin(labels, self.labels.array)
+        return among & ~np.isin(labels, self.exclude.array)
+
+    def kept(self, url: str) -> LabelChoice:
+        """Return the choice with long lists of labels in files; see `NumberList`.
+
+        Raises:
+            DestinationError: they cannot be written.
+
+        """
+        labels = self.labels and self.labels.kept(url, "labels.list")
+        return replace(self, labels=labels, exclude=self.exclude.kept(url, "exclude.list"))
 
 
 def count_cell(plan: MeshPlan, cell: int) -> Made:

@@ -54,7 +54,7 @@ class _Measured:
 def list_files(files: FragmentFiles) -> list[Entry]:
     """Return the files of fragments that are there of those that are read, the smallest first."""
     found = (entry for entry in Folder(files.url).entries() if entry.name.endswith(SUFFIX))
-    wanted = None if files.wanted is None else {files.name(cell) for cell in files.wanted}
+    wanted = None if files.wanted is None else {files.name(cell) for cell in files.wanted.array.tolist()}
     return sorted((e for e in found if wanted is None or e.name in wanted), key=lambda entry: (entry.bytes, entry.name))
 
 

@@ -7,19 +7,16 @@ meet on it. Objects are closed where they meet the volume's faces: there the cub
 
 from __future__ import annotations
 
-import bisect
-import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
-
-import numpy as np
 
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh import UNITS
 from beam_volumes.meshing.mesh_grid import MeshGrid
+from beam_volumes.number_lists import NumberList
 from beam_volumes.precomputed.sharding import ShardingSpec, sharding_of_labels
 from beam_volumes.provenance import Launch
 from beam_volumes.reading_plan import Lattice, ReadingPlan
@@ -68,13 +65,13 @@ class Remade(NamedTuple):
     """What of complete fragments is made anew.
 
     Attributes:
-        cells: whose files are missing, sorted.
-        counted: whose labels are counted for it, sorted; None for all.
+        cells: whose files are missing.
+        counted: whose labels are counted for it; None for all.
 
     """
 
-    cells: tuple[int, ...]
-    counted: tuple[int, ...] | None
+    cells: NumberList
+    counted: NumberList | None
 
 
 @dataclass(frozen=True)
@@ -85,25 +82,18 @@ class FragmentFiles:
         url: their folder.
         tasks: the boxes that they are named by, voxels; one for each cell, in the same order.
         index: the files that tell which labels are in which box; None where there are none.
-        wanted: the cells that are read, sorted; None for all.
+        wanted: the cells that are read; None for all.
 
     """
 
     url: str
     tasks: Grid
     index: IndexFiles | None
-    wanted: tuple[int, ...] | None
+    wanted: NumberList | None
 
     def box(self, cell: int) -> Box:
         """Return the box that the file of a cell is named by."""
         return self.tasks.box(self.tasks.position(cell))
-
-    @property
-    def wanted_identity(self) -> str | None:
-        """A hash of the cells that are read; None for all."""
-        if self.wanted is None:
-            return None
-        return hashlib.sha256(np.array(self.wanted, "<i8").tobytes()).hexdigest()[:16]
 
     def name(self, cell: int) -> str:
         """Return the file of a cell."""
@@ -176,15 +166,15 @@ class MeshPlan:
     def needs_region(self, region: int) -> bool:
         """Whether a cell is to be looked at; the packs of an interrupted run are taken up."""
         counted = self._counted
-        return 0 <= region < len(self.cells) if counted is None else _is_in(region, counted)
+        return 0 <= region < len(self.cells) if counted is None else region in counted
 
     def makes(self, cell: int) -> bool:
         """Whether a cell that is told of labels is to be meshed."""
-        return self.remade is None or _is_in(cell, self.remade.cells)
+        return self.remade is None or cell in self.remade.cells
 
     @property
-    def _counted(self) -> tuple[int, ...] | None:
-        """The cells that are looked at first, sorted; None for all."""
+    def _counted(self) -> NumberList | None:
+        """The cells that are looked at first; None for all."""
         if self.remade is not None:
             return self.remade.counted
         return self.fragments.wanted if self.fragments else None
@@ -252,17 +242,26 @@ class MeshPlan:
         """Return the sharding of so many labels; without shards, who writes which files."""
         return sharding_of_labels(labels)
 
+    def kept(self) -> MeshPlan:
+        """Return the plan with its long lists in scratch; see `NumberList`.
+
+        Raises:
+            DestinationError: they cannot be written.
+
+        """
+        fragments, remade, scratch = self.fragments, self.remade, self.claim.scratch
+        if fragments and fragments.wanted:
+            fragments = replace(fragments, wanted=fragments.wanted.kept(scratch, "wanted.list"))
+        if remade:
+            counted = remade.counted and remade.counted.kept(scratch, "counted.list")
+            remade = Remade(remade.cells.kept(scratch, "cells.list"), counted)
+        return replace(self, fragments=fragments, remade=remade)
+
     @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do, as far as it is known without a look at the labels."""
         counted = len(self.cells) if self._counted is None else len(self._counted)
         return {"counted": counted, "cells": counted if self.remade is None else len(self.remade.cells)}
-
-
-def _is_in(cell: int, cells: tuple[int, ...]) -> bool:
-    """Whether sorted cells have this one."""
-    place = bisect.bisect_left(cells, cell)
-    return cells[place : place + 1] == (cell,)
 
 
 def _scaled(vec: Vec, factor: int) -> Vec:

@@ -20,6 +20,7 @@ from beam_volumes.geometry import Box, Grid, Vec, shape_text
 from beam_volumes.meshing.forging import forge_voxels
 from beam_volumes.meshing.labels import LabelChoice
 from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.number_lists import NumberList
 from beam_volumes.reading_plan import Lattice
 from beam_volumes.sources import Source, is_read_by_chunk, open_reader
 from beam_volumes.storage import Folder, normalize
@@ -129,8 +130,8 @@ def choose(dust_threshold: int, labels: str | None, exclude: str | None) -> Labe
         OptionError: a list, or a file, is none of labels.
 
     """
-    excluded = _labels("exclude", exclude) if exclude else np.empty(0, np.uint64)
-    return LabelChoice(dust_threshold, _labels("labels", labels) if labels else None, excluded)
+    wanted = NumberList.of(_labels("labels", labels)) if labels else None
+    return LabelChoice(dust_threshold, wanted, NumberList.of(_labels("exclude", exclude) if exclude else ()))
 
 
 def labels_of(option: str, text: str) -> list[int]:
@@ -141,7 +142,7 @@ def labels_of(option: str, text: str) -> list[int]:
 
 def choice_identity(choice: LabelChoice) -> str:
     """Return a hash of the labels that are listed: a file may change while its name stays."""
-    listed = [b"all" if choice.labels is None else choice.labels.tobytes(), choice.exclude.tobytes()]
+    listed = [b"all" if choice.labels is None else choice.labels.data, choice.exclude.data]
     return hashlib.sha256(b"|".join(listed)).hexdigest()[:16]
 
 

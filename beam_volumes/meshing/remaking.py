@@ -11,11 +11,10 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-
 from beam_volumes.geometry import Grid
 from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_plan import MeshPlan, Remade
+from beam_volumes.number_lists import NumberList
 from beam_volumes.runs import Claim
 from beam_volumes.storage import Folder, join, stored_name
 
@@ -32,9 +31,9 @@ def remaking(plan: MeshPlan, dust_threshold: int) -> MeshPlan:
     if not missing:
         return plan
     # Packs tell each other of the cells that there are: those of other files that were missing are of no use.
-    kind = hashlib.sha256(np.array(missing, "<i8").tobytes()).hexdigest()[:16]
+    kind = hashlib.sha256(missing.data).hexdigest()[:16]
     claim = replace(plan.claim, state="incomplete", scratch=join(plan.claim.scratch, kind))
-    counted = None if dust_threshold else tuple(sorted(_telling(plan.cells, missing)))
+    counted = None if dust_threshold else NumberList.of(_telling(plan.cells, missing.array.tolist()))
     return replace(plan, claim=claim, remade=Remade(missing, counted))
 
 
@@ -44,7 +43,7 @@ def whole_claim(plan: MeshPlan) -> Claim:
     return claim if plan.remade is None else replace(claim, scratch=claim.scratch.rpartition("/")[0])
 
 
-def _missing_cells(plan: MeshPlan) -> tuple[int, ...]:
+def _missing_cells(plan: MeshPlan) -> NumberList:
     folder = join(plan.claim.url, plan.folder)
     found = {entry.name for entry in Folder(folder).entries()}
 
@@ -52,7 +51,7 @@ def _missing_cells(plan: MeshPlan) -> tuple[int, ...]:
         of_index = {stored_name(folder, plan.index.grid.name(cell), "gzip")} if plan.index else set[str]()
         return {frags_name(plan.own_voxels(cell)), *of_index}
 
-    return tuple(cell for cell in range(len(plan.cells)) if not names(cell) <= found)
+    return NumberList.of(cell for cell in range(len(plan.cells)) if not names(cell) <= found)
 
 
 def _telling(cells: Grid, wanted: Iterable[int]) -> set[int]:

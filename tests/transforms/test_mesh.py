@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
+from beam_volumes import number_lists
 from beam_volumes.meshing import mesh_plan
 from beam_volumes.meshing.labels import LABEL_ROW, LabelChoice, choose_labels, chosen_labels, count_cell
-from beam_volumes.meshing.mesh_plan import MeshPlan
+from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan, Remade
+from beam_volumes.number_lists import NumberList
 from beam_volumes.parcels import Owner, Parcel, ParcelWriter
 from beam_volumes.runs import take
+from beam_volumes.storage import Folder
 from pipelines.mesh import Config, plan
 from pipelines.meshing import plan_meshes
 from pipelines.options import parse
@@ -63,7 +67,7 @@ def claimed(*options: str) -> MeshPlan:
 
 
 def choice(dust_threshold: int) -> LabelChoice:
-    return LabelChoice(dust_threshold, None, np.empty(0, np.uint64))
+    return LabelChoice(dust_threshold, None, NumberList.of(()))
 
 
 @pytest.mark.parametrize("cells_per_part", [1, 2, 128])
@@ -132,6 +136,31 @@ def test_a_part_takes_little_memory_for_each_cell(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert count == 20_000
     assert peak < 20_000 * 600
+
+
+def test_a_graph_is_small_however_many_labels_are_listed(planned: MeshPlan) -> None:
+    """They are in scratch, where a worker reads them."""
+    few, many = (NumberList.of(range(7, 7 + count)) for count in (1, 1_000_000))
+    files = FragmentFiles("file:///fragments", planned.cells, None, few)
+    sizes = []
+    for listed in (few, many):
+        pipeline = beam.Pipeline(runner=FnApiRunner())
+        found = replace(planned, fragments=replace(files, wanted=listed), remade=Remade(listed, listed))
+        write_meshes_of(found, LabelChoice(0, listed, listed), pipeline, ONE)
+        sizes.append(pipeline.to_runner_api().ByteSize())
+    assert sizes[1] < sizes[0] + 20_000
+    scratch = Folder(planned.claim.scratch)
+    assert sorted(scratch.list()) == ["cells.list", "counted.list", "exclude.list", "labels.list", "wanted.list"]
+
+
+def test_long_lists_of_labels_are_gone_by(planned: MeshPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(number_lists, "_SHORT", 0)
+    listed = LabelChoice(0, NumberList.of([7, 8]), NumberList.of([8])).kept(planned.claim.scratch)
+    assert listed.exclude.data == b""
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        chosen = pipeline | ChooseLabels(planned, listed, ONE)
+        told = chosen.cells | beam.Map(lambda cell: (cell[0], rows(planned, cell[1])))
+        assert_that(told, equal_to([((0, 0), {7: 40}), ((0, 1), {7: 40}), ((0, 2), {})]), "cells")
 
 
 def rows(planned: MeshPlan, parcels: Any) -> dict[int, int]:
