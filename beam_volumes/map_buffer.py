@@ -10,7 +10,7 @@ https://github.com/seung-lab/mapbuffer (class MapBuffer, BSD 3-clause).
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import crc32c
@@ -42,14 +42,6 @@ _REQUEST_BYTES = 8 << 20
 _ADVICE = "write the file again"
 
 Words = npt.NDArray[np.uint64]
-
-
-def encode(values: Iterable[tuple[int, bytes]], compression: str = "br") -> bytes:
-    """Return a MapBuffer of values by their keys, which come in any order, each once; `br`, `gzip` or `none`.
-
-    Memory: the compressed values, twice; of the others one at a time.
-    """
-    return join_packed({key: pack_value(value, compression) for key, value in values}, compression)
 
 
 def pack_value(value: bytes, compression: str = "br", gzip_level: int = 6) -> bytes:

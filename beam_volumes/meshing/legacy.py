@@ -15,46 +15,32 @@ Igneous writes and reads.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from beam_volumes import map_buffer
-from beam_volumes.codecs import compress, decompress
-from beam_volumes.errors import CorruptDataError, SourceError
+from beam_volumes.codecs import compress
+from beam_volumes.errors import CorruptDataError
 from beam_volumes.geometry import Box
 from beam_volumes.meshing.mesh import UNITS, Mesh
 from beam_volumes.precomputed.info import chunk_name
-from beam_volumes.storage import Folder, is_local, join, stored_name
+from beam_volumes.storage import Folder, join
 
 SUFFIX = ".frags"
 
 Resolution = tuple[float, float, float]
 """nm per voxel, XYZ."""
 
-_COMPRESSIONS = ("gzip", "none", "br")
-_EXTENSIONS = r"(?:\.gz|\.br)?"
-_GZIP_MAGIC = b"\x1f\x8b"
 _BOX = r"(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)"
 _FRAGS_NAME = re.compile(rf"{_BOX}{re.escape(SUFFIX)}")
-_FRAGMENT_NAME = re.compile(rf"(\d+):0:{_BOX}{_EXTENSIONS}")
-_MANIFEST_NAME = re.compile(rf"(\d+):0{_EXTENSIONS}")
 _COUNT_BYTES = 4
 _ROW_BYTES = 12
 """Of a vertex, and of a face."""
 
 _ADVICE = "forge that box again"
-
-
-class FragmentName(NamedTuple):
-    """What the name of a fragment tells: the label, and the voxels of its task box."""
-
-    label: int
-    box: Box
 
 
 def encode_mesh(mesh: Mesh, resolution_nm: Resolution) -> bytes:
@@ -123,40 +109,6 @@ def parse_frags_name(name: str) -> Box | None:
     return None if found is None else _box(found.groups())
 
 
-def parse_fragment_name(name: str) -> FragmentName | None:
-    """Return what the name of a fragment tells, as it stands or as a disk lists it; None for another file's name."""
-    found = _FRAGMENT_NAME.fullmatch(name)
-    return None if found is None else FragmentName(int(found[1]), _box(found.groups()[1:]))
-
-
-def parse_manifest_name(name: str) -> int | None:
-    """Return the label of a manifest, or None where it is another file's name."""
-    found = _MANIFEST_NAME.fullmatch(name)
-    return None if found is None else int(found[1])
-
-
-def write_fragments(
-    folder: Folder, name: str, meshes: Iterable[tuple[int, Mesh]], resolution_nm: Resolution, compression: str = "br"
-) -> int:
-    """Write the meshes of a task box as one `.frags` file, and return its size in bytes.
-
-    Args:
-        folder: of the meshes.
-        name: of the file: see `frags_name`.
-        meshes: by label, in any order; of several, one is in memory at a time, besides the compressed ones.
-        resolution_nm: of the mip that was meshed.
-        compression: of each mesh: br as in other tools, gzip or none.
-
-    Raises:
-        DestinationError: it cannot be written.
-
-    """
-    values = ((label, encode_mesh(mesh, resolution_nm)) for label, mesh in meshes)
-    data = map_buffer.encode(values, compression)
-    folder.write(name, data)
-    return len(data)
-
-
 def read_fragments(
     folder: Folder, name: str, resolution_nm: Resolution, labels: Collection[int] | None = None
 ) -> Iterator[tuple[int, Mesh]]:
@@ -197,17 +149,6 @@ def write_fragment(folder: Folder, name: str, mesh: Mesh, resolution_nm: Resolut
     return len(data)
 
 
-def read_fragment(folder: Folder, name: str, resolution_nm: Resolution) -> Mesh:
-    """Return the mesh in a fragment's file; `name` is that of a manifest, or as a disk lists it.
-
-    Raises:
-        SourceError: there is no such file, or it cannot be read.
-        CorruptDataError: it is not what was written.
-
-    """
-    return decode_mesh(_read(folder, name, "a fragment"), resolution_nm, join(folder.url, name))
-
-
 def write_manifest(folder: Folder, label: int, fragments: Iterable[str]) -> int:
     """Write the manifest of a label, which names its fragments, and return its size in bytes.
 
@@ -218,65 +159,6 @@ def write_manifest(folder: Folder, label: int, fragments: Iterable[str]) -> int:
     data = json.dumps({"fragments": list(fragments)}, separators=(",", ":")).encode()
     folder.write(manifest_name(label), data, content_type="application/json")
     return len(data)
-
-
-def read_manifest(folder: Folder, label: int) -> list[str]:
-    """Return the names of the fragments of a label.
-
-    Raises:
-        SourceError: there is no manifest, or it cannot be read.
-        CorruptDataError: it is none.
-
-    """
-    name = manifest_name(label)
-    data = _read(folder, name, "a manifest")
-    try:
-        names = json.loads(data)["fragments"]
-        if not isinstance(names, list) or not all(isinstance(found, str) for found in names):
-            raise TypeError(names)
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptDataError(
-            f'{join(folder.url, name)}: expected {{"fragments": [names]}}, came {data[:60]!r}: write the manifest again'
-        ) from error
-    return names
-
-
-def _read(folder: Folder, name: str, what: str) -> bytes:
-    """Return a file without its compression."""
-    if not is_local(folder.url):
-        data = folder.read(name)
-        if data is not None:
-            return _guessed(data)
-    else:
-        has_extension = name.endswith((".gz", ".br"))
-        for compression in _COMPRESSIONS:
-            stored = name if has_extension else stored_name(folder.url, name, compression)
-            data = folder.read(stored)
-            if data is not None:
-                return _decompressed(data, stored, join(folder.url, stored))
-    raise SourceError(f"{join(folder.url, name)}: expected {what}, but there is no such file: {_ADVICE}")
-
-
-def _decompressed(data: bytes, name: str, where: str) -> bytes:
-    compression = {".gz": "gzip", ".br": "br"}.get(name[-3:], "none")
-    try:
-        return decompress(data, compression)
-    except CorruptDataError as error:
-        raise CorruptDataError(f"{where}: {error}: {_ADVICE}") from error
-
-
-def _guessed(data: bytes) -> bytes:
-    """Decompress a file whose name does not tell how: Content-Encoding does, which is not read with the bytes.
-
-    Meshes, too, can begin as gzip does, at 35,615 vertices for one; but gzip has a checksum.
-    """
-    compressions = ["gzip"] if data.startswith(_GZIP_MAGIC) else []
-    if not data.startswith(b"{") and not _is_mesh(data):
-        compressions.append("br")
-    for compression in compressions:
-        with contextlib.suppress(CorruptDataError):
-            return decompress(data, compression)
-    return data
 
 
 def _is_mesh(data: bytes) -> bool:

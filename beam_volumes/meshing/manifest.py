@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beam_volumes.errors import CorruptDataError, VolumeError
+from beam_volumes.errors import VolumeError
 from beam_volumes.geometry import Vec
 from beam_volumes.meshing.mesh_grid import MeshGrid
 
@@ -150,48 +150,3 @@ def encode_manifest(manifest: Manifest, grid: MeshGrid, scales: Sequence[float])
     for level in manifest.levels:
         parts += [level.positions.astype("<u4").tobytes(order="F"), level.sizes.astype("<u4").tobytes()]
     return b"".join(parts)
-
-
-class StoredManifest(NamedTuple):
-    """What a manifest says.
-
-    Attributes:
-        chunk_shape: the extent of a cell of level 0 in nm, XYZ.
-        grid_origin: where positions count from, in nm, XYZ.
-        scales: the size of what is seen at each level, in nm.
-        vertex_offsets: for each level, nm, XYZ.
-        levels: for each level, the positions, uint32, (fragments, XYZ), and the sizes in bytes, uint32.
-
-    """
-
-    chunk_shape: tuple[float, float, float]
-    grid_origin: tuple[float, float, float]
-    scales: tuple[float, ...]
-    vertex_offsets: tuple[tuple[float, float, float], ...]
-    levels: tuple[tuple[Numbers, Numbers], ...]
-
-
-def decode_manifest(data: bytes) -> StoredManifest:
-    """Return what a manifest says.
-
-    Raises:
-        CorruptDataError: if its length is not what its numbers of levels and fragments make it.
-
-    """
-    num_lods = int.from_bytes(data[24:28], "little")
-    start = 28 + 20 * num_lods
-    counts = np.frombuffer(data[start - 4 * num_lods : start], "<u4").tolist() if len(data) >= start else []
-    if len(data) < 28 or len(data) != start + 16 * sum(counts):
-        raise CorruptDataError(
-            f"expected a manifest of {start + 16 * sum(counts):,} bytes for {num_lods:,} levels of detail and "
-            f"{sum(counts):,} fragments, came {len(data):,}: make the mesh anew"
-        )
-    cx, cy, cz, ox, oy, oz, _ = _HEADER.unpack_from(data)
-    reals = np.frombuffer(data, "<f4", 4 * num_lods, 28)
-    levels = []
-    for count in counts:
-        words = np.frombuffer(data, "<u4", 4 * count, start)
-        levels.append((words[: 3 * count].reshape(3, count).T, words[3 * count :]))
-        start += 16 * count
-    offsets = tuple((float(x), float(y), float(z)) for x, y, z in reals[num_lods:].reshape(-1, 3))
-    return StoredManifest((cx, cy, cz), (ox, oy, oz), tuple(reals[:num_lods].tolist()), offsets, tuple(levels))

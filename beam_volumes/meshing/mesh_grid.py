@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Vec
@@ -83,10 +79,6 @@ class MeshGrid:
         """Return how far apart neighbouring quantized coordinates are, in nm."""
         x, y, z = (n / self.top for n in self.nm(self.length(lod)))
         return (x, y, z)
-
-    def quantized_nm(self, quanta: npt.NDArray[np.integer[Any]], lod: int, position: Vec) -> npt.NDArray[np.float64]:
-        """Return where quantized positions, (n, XYZ) in one cell, are in nm, as readers place them."""
-        return np.asarray(self.nm(self.start(lod, position)) + quanta * np.array(self.quantum_nm(lod)))
 
     def halved(self) -> MeshGrid:
         """Return the grid with one finer level of detail: its level k + 1 has the cells of level k of this one.

@@ -16,7 +16,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
@@ -95,12 +94,6 @@ class ShardingSpec:
     def shard_number(self, chunk_id: int) -> int:
         """Return which shard a chunk is in; with fewer bits than ids have, several ranges of ids share a shard."""
         return (self._hashed(chunk_id) >> self.minishard_bits) & ((1 << self.shard_bits) - 1)
-
-    def shard_numbers(self, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-        """Return which shard each of many ids is in."""
-        shifted = ids >> np.uint64(self.preshift_bits)
-        hashed = murmurhash3(shifted) if self.hash == _MURMUR else shifted
-        return hashed >> np.uint64(self.minishard_bits) & np.uint64((1 << self.shard_bits) - 1)
 
     def _hashed(self, chunk_id: int) -> int:
         shifted = chunk_id >> self.preshift_bits

@@ -1,4 +1,5 @@
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +39,21 @@ class Requests(Folder):
         return data
 
 
+def encode(values: Iterable[tuple[int, bytes]], compression: str) -> bytes:
+    packed = {key: map_buffer.pack_value(value, compression) for key, value in values}
+    return map_buffer.join_packed(packed, compression)
+
+
 @given(values=VALUES)
 @settings(derandomize=True, deadline=None)
 def test_the_bytes_are_those_of_mapbuffer(values: dict[int, bytes]) -> None:
-    assert map_buffer.encode(values.items(), "none") == MapBuffer(dict(values)).tobytes()
+    assert encode(values.items(), "none") == MapBuffer(dict(values)).tobytes()
 
 
 @pytest.mark.parametrize("compression", ["br", "gzip", "none"])
 def test_mapbuffer_reads_ours(compression: str) -> None:
     values = a_map(100, 50)
-    found = MapBuffer(map_buffer.encode(values.items(), compression))
+    found = MapBuffer(encode(values.items(), compression))
     assert found.validate()
     assert {int(key): value for key, value in found.items()} == values
     assert found[7 * 99 + 3] == values[7 * 99 + 3]
@@ -69,7 +75,7 @@ def test_ours_reads_those_of_mapbuffer(
 @settings(derandomize=True, deadline=None)
 def test_any_keys_are_found(tmp_path_factory: pytest.TempPathFactory, values: dict[int, bytes], data: Any) -> None:
     path = tmp_path_factory.mktemp("maps")
-    (path / "a").write_bytes(map_buffer.encode(values.items(), "none"))
+    (path / "a").write_bytes(encode(values.items(), "none"))
     keys = data.draw(st.sets(st.sampled_from([*values, 12_345])))
     found = dict(map_buffer.read_values(Folder(str(path)), "a", keys))
     assert found == {key: value for key, value in values.items() if key in keys}
@@ -78,7 +84,7 @@ def test_any_keys_are_found(tmp_path_factory: pytest.TempPathFactory, values: di
 @pytest.mark.parametrize("entries", [1_000, 10_000])
 def test_of_a_large_file_only_the_index_and_what_is_wanted_is_read(tmp_path: Path, entries: int) -> None:
     values = a_map(entries, 1_000)
-    (tmp_path / "a").write_bytes(map_buffer.encode(values.items(), "none"))
+    (tmp_path / "a").write_bytes(encode(values.items(), "none"))
     keys = [3, 10, 7 * (entries // 2) + 3, 7 * (entries - 1) + 3]
     folder = Requests(str(tmp_path))
     assert dict(map_buffer.read_values(folder, "a", keys)) == {key: values[key] for key in keys}
@@ -87,7 +93,7 @@ def test_of_a_large_file_only_the_index_and_what_is_wanted_is_read(tmp_path: Pat
 
 def test_of_a_file_of_which_most_is_wanted_all_is_read(tmp_path: Path) -> None:
     values = a_map(100, 5_000)
-    data = map_buffer.encode(values.items(), "none")
+    data = encode(values.items(), "none")
     (tmp_path / "a").write_bytes(data)
     folder = Requests(str(tmp_path))
     assert dict(map_buffer.read_values(folder, "a", list(values)[:90])) == dict(list(values.items())[:90])
@@ -95,7 +101,7 @@ def test_of_a_file_of_which_most_is_wanted_all_is_read(tmp_path: Path) -> None:
 
 
 def test_an_empty_map(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(map_buffer.encode([], "br"))
+    (tmp_path / "a").write_bytes(encode([], "br"))
     assert list(map_buffer.read_values(Folder(str(tmp_path)), "a")) == []
     assert list(map_buffer.read_values(Folder(str(tmp_path)), "a", [1])) == []
 
@@ -104,7 +110,7 @@ def patched(data: bytes, place: int, new: bytes) -> bytes:
     return data[:place] + new + data[place + len(new) :]
 
 
-GOOD = map_buffer.encode([(5, b"five"), (6, b"six")], "none")
+GOOD = encode([(5, b"five"), (6, b"six")], "none")
 
 
 @pytest.mark.parametrize("keys", [None, [5, 6]])

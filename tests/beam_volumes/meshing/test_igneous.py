@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from beam_volumes.meshing.topology import count_edges, weld
 from beam_volumes.spatial_index.files import IndexFiles, IndexGrid, LabelBoxes
 from beam_volumes.storage import Folder
 from tests.beam_volumes.meshing.closed_surfaces import boundary, used, volume
+from tests.beam_volumes.meshing.legacy_files import read_fragment, read_manifest, write_fragments
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("igneous") is None, reason="Igneous needs pip install -e '.[benchmark]'"
@@ -95,7 +97,7 @@ def forge_here(url: str, *, sharded: bool, compression: str) -> Folder:
     index = IndexFiles(folder.url, IndexGrid.of_shape(VOLUME, TASK, (16, 16, 40)))
     for task, (box, meshes) in enumerate(tasks()):
         if sharded:
-            legacy.write_fragments(folder, legacy.frags_name(box), meshes.items(), RESOLUTION)
+            write_fragments(folder, legacy.frags_name(box), meshes.items(), RESOLUTION, "br")
         else:
             for label, mesh in meshes.items():
                 legacy.write_fragment(folder, legacy.fragment_name(label, box), mesh, RESOLUTION, compression)
@@ -138,7 +140,7 @@ def test_igneous_writes_manifests_of_our_fragments(tmp_path: Path, compression: 
     for label in BALLS:
         boxes = [box for box, meshes in tasks() if label in meshes]
         expected = sorted(legacy.fragment_name(label, box) for box in boxes)
-        assert sorted(legacy.read_manifest(folder, label)) == expected
+        assert sorted(read_manifest(folder, label)) == expected
 
 
 def test_cloudvolume_reads_our_manifests(tmp_path: Path) -> None:
@@ -162,8 +164,8 @@ def pieces(folder: Folder) -> dict[int, list[Mesh]]:
         if legacy.parse_frags_name(name):
             for label, mesh in legacy.read_fragments(folder, name, RESOLUTION):
                 found.setdefault(label, []).append(mesh)
-        elif fragment := legacy.parse_fragment_name(name):
-            found.setdefault(fragment.label, []).append(legacy.read_fragment(folder, name, RESOLUTION))
+        elif fragment := re.match(r"(\d+):0:", name):
+            found.setdefault(int(fragment[1]), []).append(read_fragment(folder, name, RESOLUTION))
     return found
 
 
@@ -202,8 +204,7 @@ def test_we_read_the_fragments_and_manifests_of_igneous(tmp_path: Path, compress
     check_pieces(pieces(folder))
     igneous(tmp_path, "merge", f"{folder.url.rpartition('/')[0]}", "--magnitude", "1", "--dir", "theirs")
     named = {
-        label: [legacy.read_fragment(folder, name, RESOLUTION) for name in legacy.read_manifest(folder, label)]
-        for label in BALLS
+        label: [read_fragment(folder, name, RESOLUTION) for name in read_manifest(folder, label)] for label in BALLS
     }
     check_pieces(named)
 

@@ -1,9 +1,7 @@
-import gzip
 import json
 from pathlib import Path
 from typing import Any
 
-import brotli
 import numpy as np
 import pytest
 from cloudvolume import Mesh as CloudVolumeMesh
@@ -11,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapbuffer import MapBuffer
 
-from beam_volumes import codecs
-from beam_volumes.errors import CorruptDataError, SourceError
+from beam_volumes.errors import CorruptDataError
 from beam_volumes.geometry import Box
 from beam_volumes.meshing import legacy
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.storage import Folder
+from tests.beam_volumes.meshing.legacy_files import read_fragment, write_fragments
 
 RESOLUTION = (16.0, 16.0, 40.0)
 BOX = Box((100, 100, 64), (164, 164, 128))
@@ -103,21 +101,15 @@ def test_names() -> None:
     assert legacy.fragment_name(2**64 - 1, BOX) == "18446744073709551615:0:100-164_100-164_64-128"
     assert legacy.manifest_name(7) == "7:0"
     assert legacy.parse_frags_name(legacy.frags_name(BOX)) == BOX
-    for extension in ("", ".gz", ".br"):
-        assert legacy.parse_fragment_name(legacy.fragment_name(7, BOX) + extension) == (7, BOX)
-        assert legacy.parse_manifest_name(f"7:0{extension}") == 7
-    for name in ("info", "7", "7.index", "0.shard", "100-164_100-164_64-128.spatial.gz", "7:0:0-1_0-1.gz"):
+    for name in ("info", "7:0", "0.shard", "100-164_100-164_64-128.spatial.gz", legacy.fragment_name(7, BOX)):
         assert legacy.parse_frags_name(name) is None
-        assert legacy.parse_fragment_name(name) is None
-        assert legacy.parse_manifest_name(name) is None
-    assert legacy.parse_manifest_name(legacy.fragment_name(7, BOX)) is None
 
 
 def test_boxes_below_zero_have_names() -> None:
     box = Box((-10, -20, 0), (-4, 8, 5))
     assert legacy.frags_name(box) == "-10--4_-20-8_0-5.frags"
     assert legacy.parse_frags_name(legacy.frags_name(box)) == box
-    assert legacy.parse_fragment_name(legacy.fragment_name(0, box)) == (0, box)
+    assert legacy.fragment_name(0, box) == "0:0:-10--4_-20-8_0-5"
 
 
 @pytest.mark.parametrize("compression", ["br", "gzip", "none"])
@@ -125,8 +117,7 @@ def test_boxes_below_zero_have_names() -> None:
 def test_fragments_come_back(tmp_path: Path, compression: str, labels: list[int] | None) -> None:
     folder, name = Folder(str(tmp_path)), legacy.frags_name(BOX)
     meshes = {2**64 - 1: a_mesh(5), 1: a_mesh(60, 1), 2: a_mesh(7, 2)}
-    size = legacy.write_fragments(folder, name, meshes.items(), RESOLUTION, compression)
-    assert size == (tmp_path / name).stat().st_size
+    write_fragments(folder, name, meshes.items(), RESOLUTION, compression)
     found = {label: lists(mesh) for label, mesh in legacy.read_fragments(folder, name, RESOLUTION, labels)}
     assert found == {label: lists(mesh) for label, mesh in meshes.items() if labels is None or label in labels}
     theirs = MapBuffer((tmp_path / name).read_bytes(), frombytesfn=CloudVolumeMesh.from_precomputed)
@@ -146,62 +137,10 @@ def test_a_fragment_of_its_own_comes_back(tmp_path: Path, compression: str, exte
     folder, name, mesh = Folder(str(tmp_path)), legacy.fragment_name(7, BOX), a_mesh(40)
     size = legacy.write_fragment(folder, name, mesh, RESOLUTION, compression)
     assert size == (tmp_path / f"{name}{extension}").stat().st_size
-    assert lists(legacy.read_fragment(folder, name, RESOLUTION)) == lists(mesh)
-    assert lists(legacy.read_fragment(folder, name + extension, RESOLUTION)) == lists(mesh)
+    assert lists(read_fragment(folder, name, RESOLUTION)) == lists(mesh)
 
 
-class Remote(Folder):
-    """A folder elsewhere: files are named without their compression."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__("gs://bucket/meshes")
-        self.files = files
-
-    def read(self, name: str) -> bytes | None:
-        return self.files.get(name)
-
-
-@pytest.mark.parametrize("vertices", [1, 40, 35_615])
-@pytest.mark.parametrize("compression", ["gzip", "br", "none"])
-def test_elsewhere_the_bytes_tell_the_compression(vertices: int, compression: str) -> None:
-    # A mesh of 35,615 vertices begins as gzip does.
-    mesh = a_mesh(vertices)
-    data = codecs.compress(legacy.encode_mesh(mesh, RESOLUTION), compression)
-    found = legacy.read_fragment(Remote({"a": data}), "a", RESOLUTION)
-    assert np.array_equal(found.vertices, mesh.vertices)
-    assert np.array_equal(found.faces, mesh.faces)
-
-
-@pytest.mark.parametrize(
-    ("name", "stored"),
-    [("7:0", lambda data: data), ("7:0.gz", gzip.compress), ("7:0.br", brotli.compress)],
-)
-def test_manifests_come_back(tmp_path: Path, name: str, stored: Any) -> None:
+def test_manifests_name_fragments(tmp_path: Path) -> None:
     folder, fragments = Folder(str(tmp_path)), [legacy.fragment_name(7, BOX), "7:0:a"]
     assert legacy.write_manifest(folder, 7, fragments) == (tmp_path / "7:0").stat().st_size
     assert json.loads((tmp_path / "7:0").read_bytes()) == {"fragments": fragments}
-    data = (tmp_path / "7:0").read_bytes()
-    (tmp_path / "7:0").unlink()
-    (tmp_path / name).write_bytes(stored(data))
-    assert legacy.read_manifest(folder, 7) == fragments
-    assert legacy.read_manifest(Remote({"7:0": stored(data)}), 7) == fragments
-
-
-@pytest.mark.parametrize("data", [b"", b"[]", b'{"fragments": "a"}', b'{"fragments": [1]}', b'{"a": []}', b"\xff"])
-def test_manifests_that_are_none_are_told(tmp_path: Path, data: bytes) -> None:
-    (tmp_path / "7:0").write_bytes(data)
-    with pytest.raises(CorruptDataError, match=r'7:0: expected {"fragments": \[names\]}, came b.*: write the manifest'):
-        legacy.read_manifest(Folder(str(tmp_path)), 7)
-
-
-def test_what_is_missing_or_damaged_is_told(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    with pytest.raises(SourceError, match="7:0: expected a manifest, but there is no such file"):
-        legacy.read_manifest(folder, 7)
-    with pytest.raises(
-        SourceError, match="7:0:a: expected a fragment, but there is no such file: forge that box again"
-    ):
-        legacy.read_fragment(Remote({}), "7:0:a", RESOLUTION)
-    (tmp_path / "7:0:a.gz").write_bytes(gzip.compress(GOOD)[:-9])
-    with pytest.raises(CorruptDataError, match=r"7:0:a\.gz: expected gzip data.*: forge that box again"):
-        legacy.read_fragment(folder, "7:0:a", RESOLUTION)

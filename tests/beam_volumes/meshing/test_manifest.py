@@ -9,9 +9,9 @@ from cloudvolume.datasource.precomputed.mesh.multilod import MultiLevelPrecomput
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_volumes.errors import CorruptDataError, VolumeError
+from beam_volumes.errors import VolumeError
 from beam_volumes.geometry import Vec
-from beam_volumes.meshing.manifest import decode_manifest, encode_manifest, list_fragments, lod_scales
+from beam_volumes.meshing.manifest import encode_manifest, list_fragments, lod_scales
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_grid import MeshGrid
 from beam_volumes.meshing.multires import encode_fragment
@@ -42,14 +42,12 @@ def fragments(draw: st.DrawFn) -> list[list[tuple[Vec, int]]]:
 def test_manifests_list_every_fragment_and_its_parents_in_z_order(lods: list[list[tuple[Vec, int]]]) -> None:
     manifest = list_fragments(lods)
     data = encode_manifest(manifest, GRID, lod_scales(GRID, len(lods)))
-    stored = decode_manifest(data)
     theirs = MultiLevelPrecomputedMeshManifest.from_binary(data, segment_id=1)
-    assert len(data) == 28 + 20 * len(lods) + 16 * sum(len(sizes) for _, sizes in stored.levels) == len(theirs)
+    assert len(data) == 28 + 20 * len(lods) + 16 * sum(map(len, theirs.fragment_offsets)) == len(theirs)
     assert all(n % 2 ** (len(lods) - 1) == 0 for n in manifest.first_cell)
     below: set[tuple[int, ...]] = set()
-    for lod, (cells, sizes) in enumerate(stored.levels):
-        np.testing.assert_array_equal(theirs.fragment_positions[lod], cells)
-        np.testing.assert_array_equal(theirs.fragment_offsets[lod], sizes)
+    assert len(theirs.fragment_offsets) == len(lods)
+    for lod, (cells, sizes) in enumerate(zip(theirs.fragment_positions, theirs.fragment_offsets, strict=True)):
         listed = [tuple(cell) for cell in cells.tolist()]
         assert listed == sorted(set(listed), key=morton_code)
         first = [n >> lod for n in manifest.first_cell]
@@ -83,7 +81,6 @@ def test_the_bytes_of_a_manifest() -> None:
             struct.pack("<8I", 0, 0, 0, 1, 0, 0, 50, 0),
         ]
     )
-    assert decode_manifest(data).grid_origin == start
     assert manifest.levels[1].given.tolist() == [0, -1]
 
 
@@ -114,12 +111,6 @@ def test_what_the_format_cannot_hold_is_refused() -> None:
     with pytest.raises(VolumeError, match="4,294,967,296 cells"):
         list_fragments([[((0, 0, 0), 1), ((2**32, 0, 0), 1)]])
     list_fragments([[((0, 0, 0), 1), ((2**32 - 1, 0, 0), 1)]])
-
-
-@pytest.mark.parametrize("data", [b"", b"\0" * 28 + b"\0", b"\xff" * 200])
-def test_manifests_of_other_lengths_are_refused(data: bytes) -> None:
-    with pytest.raises(CorruptDataError, match="expected a manifest of"):
-        decode_manifest(data)
 
 
 @pytest.mark.parametrize("bits", [10, 16])

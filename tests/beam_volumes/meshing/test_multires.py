@@ -85,7 +85,7 @@ def test_the_volume_stays() -> None:
     mesh = box_mesh((20, 30, 10))
     fragment = encode_fragment(mesh._replace(vertices=mesh.vertices + 8), GRID, 2, (0, 0, 0))
     stored = decode_fragment(fragment.data, 16)
-    in_nm = GRID.quantized_nm(stored.quanta, 2, (0, 0, 0))
+    in_nm = GRID.nm(GRID.start(2, (0, 0, 0))) + stored.quanta * np.array(GRID.quantum_nm(2))
     np.testing.assert_allclose(in_nm.min(axis=0), [8, 8, 20], atol=0.05)
     np.testing.assert_allclose(in_nm.max(axis=0), [328, 488, 420], atol=0.05)
     assert volume(in_nm, stored.faces) == pytest.approx(320 * 480 * 400, rel=1e-3)
