@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +21,7 @@ from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
 from beam_volumes.parcels import Owner
-from beam_volumes.precomputed.murmur import murmurhash3
-from beam_volumes.precomputed.sharding import ShardingSpec
+from beam_volumes.precomputed.murmur import murmurhash3_of
 from beam_volumes.runs import check_claim
 from beam_volumes.spatial_index.files import LabelBoxes, whole_nm
 from beam_volumes.storage import Folder, join
@@ -35,9 +33,6 @@ _SECONDS_BETWEEN_CHECKS = 1.0
 
 _COMPRESSION, _LEVEL = "gzip", 1
 """Around the fragments of a cell: five times as fast as brotli's level 5, and a sixth larger."""
-
-_LABELS_KEPT = 2**14
-"""A label comes back in the next cell and in each level, and a hash takes a tenth of a millisecond."""
 
 
 def piece_box(lod: int, position: Vec) -> Box:
@@ -84,9 +79,9 @@ class CellPieces:
         data = self._encoded(label, mesh)
         self._work.clock.lap("encode")
         self._fragments += 1
-        out.add(Owner(SHARDS, _shard_of(self._sharding, label)), label, box, data)
+        out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, box, data)
         if level + 1 < plan.num_lods:
-            key = plan.part_of(level + 1, position, _hash_of(label))
+            key = plan.part_of(level + 1, position, murmurhash3_of(label))
             out.add(Owner(-key.level, key.number), label, box, mesh.to_bytes())
             self._pieces += 1
 
@@ -170,7 +165,7 @@ class CellFiles:
             name = fragment_name(label, self._box)
             self._written(write_fragment(self._folder, name, mesh, plan.source.resolution_nm))
             place = piece_box(0, plan.cells.position(self._cell))
-            self._work.out.add(Owner(SHARDS, _shard_of(self._sharding, label)), label, place, b"")
+            self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, place, b"")
         self._sent += 1
         self._work.clock.lap("encode")
 
@@ -200,13 +195,3 @@ class CellFiles:
     def _written(self, size: int) -> None:
         self._files += 1
         self._bytes += size
-
-
-@lru_cache(_LABELS_KEPT)
-def _hash_of(label: int) -> int:
-    return int(murmurhash3(np.array([label], np.uint64))[0])
-
-
-@lru_cache(_LABELS_KEPT)
-def _shard_of(sharding: ShardingSpec, label: int) -> int:
-    return sharding.shard_number(label)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 _C1, _C2, _C3 = np.uint32(0x239B961B), np.uint32(0xAB0E9789), np.uint32(0x38B34AE5)
 _LENGTH = np.uint32(8)
+_ALL = 2**32 - 1
 
 Words = npt.NDArray[np.uint32]
 
@@ -32,6 +33,29 @@ def murmurhash3(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         h1 = h1 + h2 + h3 + h4
         h2 = h2 + h1
     return h1.astype(np.uint64) | h2.astype(np.uint64) << np.uint64(32)
+
+
+def murmurhash3_of(number: int) -> int:
+    """Return the hash of one id: as above, in a tenth of the time that an array of one takes."""
+    h1 = _spread(number & _ALL, _C1, 15, _C2)
+    h2 = _spread(number >> 32, _C2, 16, _C3)
+    h1 = h1 + h2 + 16 & _ALL
+    h2, h3 = h2 + h1 & _ALL, 8 + h1 & _ALL
+    h1, h2, h3 = map(_mixed, (h1, h2, h3))
+    # The fourth word is as the third.
+    h1 = h1 + h2 + 2 * h3 & _ALL
+    return h1 | (h2 + h1 & _ALL) << 32
+
+
+def _spread(word: int, first: np.uint32, bits: int, second: np.uint32) -> int:
+    word = word * int(first) & _ALL
+    return ((word << bits | word >> 32 - bits) * int(second) & _ALL) ^ 8
+
+
+def _mixed(word: int) -> int:
+    word = (word ^ word >> 16) * 0x85EBCA6B & _ALL
+    word = (word ^ word >> 13) * 0xC2B2AE35 & _ALL
+    return word ^ word >> 16
 
 
 def _rotate(words: Words, bits: int) -> Words:

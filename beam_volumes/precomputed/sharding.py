@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.precomputed.morton import bits_per_axis, compressed_morton_code, position_of
-from beam_volumes.precomputed.murmur import murmurhash3
+from beam_volumes.precomputed.murmur import murmurhash3_of
 
 _SHARD_INDEX_ROW_BYTES = 16
 _MINISHARD_INDEX_ROW_BYTES = 24
@@ -97,7 +95,7 @@ class ShardingSpec:
 
     def _hashed(self, chunk_id: int) -> int:
         shifted = chunk_id >> self.preshift_bits
-        return int(murmurhash3(np.array([shifted], np.uint64))[0]) if self.hash == _MURMUR else shifted
+        return murmurhash3_of(shifted) if self.hash == _MURMUR else shifted
 
     def shard_name(self, number: int) -> str:
         """Return a shard's file name: its number in as many hex digits as the largest one needs."""
