@@ -15,6 +15,8 @@ from cloudvolume import CloudVolume
 from PIL import Image
 
 from beam_volumes.export_planning import share_of_limits
+from beam_volumes.spatial_index.files import find_index_files
+from beam_volumes.spatial_index.queries import SpatialIndex
 from examples import demo
 from pipelines.beam_options import vcpus
 from pipelines.export import Config
@@ -82,7 +84,14 @@ def test_the_meshes_of_the_readme_are_made_in_one_run_and_in_stages(tmp_path: Pa
     folder = tmp_path / "out/neurons"
     assert json.loads((folder / "info").read_text())["mesh"] == "mesh"
     assert {path.name for path in (folder / "mesh").iterdir()} >= {"info", "report.json", "meshes.png"}
-    assert run_snippet(".mesh.get(", tmp_path, ".shape[1]") == "3"
+    axes, _, labels = run_snippet(".mesh.get(", tmp_path, ".shape[1], sorted(labels)").partition(" ")
+    index = SpatialIndex(find_index_files(f"file://{folder}", "mesh"))
+    assert (axes, json.loads(labels)) == ("3", index.labels_in_box((0, 0, 0, 2000, 2000, 2000)).tolist())
+    voxels = np.asarray(CloudVolume(f"file://{folder}", progress=False)[:])[..., 0]
+    values, counts = np.unique(voxels, return_counts=True)
+    meshed = values[(values != 0) & (counts >= 100)]
+    in_box = np.intersect1d(voxels[:125, :125, :50], meshed).tolist()
+    assert set(in_box) <= set(json.loads(labels)) < set(meshed.tolist())
     shown = run_block(block_with("pipelines.forge_mesh --layer"), tmp_path)
     ends = re.findall("^(.*) is complete$", shown, re.MULTILINE)
     assert ends == [f"file://{folder}/mesh_fragments", f"sqlite://{tmp_path}/out/index.db", f"file://{folder}/merged"]
