@@ -129,6 +129,7 @@ OPTIONS = {
     "memory": (["{}", "--memory_target=1000"], r"--memory_target: expected at least [\d,]+ bytes .*came 1,000"),
     "factor": (["{}", "--simplification_factor=0.5"], r"--simplification_factor: expected .*1 or more, came '0.5'"),
     "level factor": (["{}", "--lod_factor=0"], r"--lod_factor: expected .*1 or more, came '0'"),
+    "level factors": (["{}", "--num_lods=3", "--lod_factor=2;4.5;4"], r"--lod_factor: expected at most one .*came 3"),
     "error": (["{}", "--max_error=-1"], r"--max_error: expected .*0 or more, came '-1'"),
     "dust": (["{}", "--dust_threshold=-1"], r"--dust_threshold: expected .*0 or more, came '-1'"),
     "fragments": (["{}", "--max_fragment_bytes=10"], r"--max_fragment_bytes: expected .*1000 or more, came '10'"),
