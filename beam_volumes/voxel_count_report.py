@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
@@ -16,10 +17,10 @@ from beam_volumes.voxel_count_plan import CountPlan
 from beam_volumes.voxel_counting import CountStatistics, WrittenCounts, merge_statistics
 
 
-def finish_count(plan: CountPlan, statistics: CountStatistics, written: WrittenCounts, started: float) -> None:
+def finish_count(plan: CountPlan, statistics: CountStatistics, merged: Iterable[WrittenCounts], started: float) -> None:
     """Prove that nothing was lost, then commit the report and clean up.
 
-    A second try after the report was committed cleans up, and no more.
+    A second try after the report was committed cleans up, and no more. `merged` is one: what comes of the last merge.
 
     Raises:
         ConservationError: something was; the records stay, so that the same command goes on.
@@ -28,6 +29,7 @@ def finish_count(plan: CountPlan, statistics: CountStatistics, written: WrittenC
     """
     if not is_committed(plan.claim):
         check_claim(plan.claim)
+        [written] = merged
         statistics = merge_statistics([statistics, written.statistics])
         written = written._replace(statistics=statistics)
         check_conservation(plan, written)

@@ -21,11 +21,13 @@ from beam_volumes.runs import inspect_destination
 from beam_volumes.sources import describe_source
 from beam_volumes.voxel_count_files import FILES, REPORT
 from beam_volumes.voxel_count_plan import FOLDER, CountPlan
-from beam_volumes.voxel_count_report import settle
+from beam_volumes.voxel_count_report import finish_count, settle
+from beam_volumes.voxel_counting import merge_statistics
 from pipelines.options import identity, option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Reading, Running, Scratch
-from transforms.count_voxels import CountVoxels, FinishCount
+from transforms.count_voxels import CountVoxels
+from transforms.finish import Finish
 from transforms.pool import Execution
 from transforms.regions import ListRegions
 
@@ -88,7 +90,7 @@ def build(plan: CountPlan, root: beam.Pipeline, execution: Execution) -> None:
     """Wire the count: regions are counted, counts merged and written, and all of it proved."""
     regions = root | "List regions" >> ListRegions(plan)
     written = regions | "Count voxels" >> CountVoxels(plan, execution)
-    _ = root | "Finish" >> FinishCount(plan, written)
+    _ = root | "Finish" >> Finish(partial(finish_count, plan), written.statistics, merge_statistics, (written.counts,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,7 +27,8 @@ from beam_volumes.storage import Folder
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running
-from transforms.index_mesh import FinishLoad, LoadIndexFiles
+from transforms.finish import Finish
+from transforms.index_mesh import LoadIndexFiles
 from transforms.pool import Execution
 from transforms.regions import ListRegions
 
@@ -102,7 +103,7 @@ def build(plan: load.LoadPlan, root: beam.Pipeline, execution: Execution) -> Non
     """Wire the load: batches of files become rows, and then all of it is indexed and proved."""
     batches = root | "List batches" >> ListRegions(plan)
     statistics = batches | "Load index files" >> LoadIndexFiles(plan, execution)
-    _ = root | "Finish" >> FinishLoad(plan, statistics)
+    _ = root | "Finish" >> Finish(partial(load.finish_load, plan), statistics, load.merge_statistics)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,7 +11,6 @@ from apache_beam import typehints
 
 from beam_volumes.process_pool import Task
 from beam_volumes.voxel_count_plan import CountPlan, RunKey
-from beam_volumes.voxel_count_report import finish_count
 from beam_volumes.voxel_counting import (
     Counted,
     CountedRun,
@@ -20,7 +18,6 @@ from beam_volumes.voxel_counting import (
     WrittenCounts,
     count_region,
     merge_box,
-    merge_statistics,
     write_counts,
 )
 from transforms.pool import Execution, PooledDoFn
@@ -125,37 +122,3 @@ def _runs(label: str, elements: beam.PCollection[Any], fn: _RunFn) -> Runs:
     done = elements | label >> beam.ParDo(fn).with_outputs(_STATISTICS, main="runs")
     done.runs.element_type = _KEYED
     return Runs(done.runs, done[_STATISTICS])
-
-
-@dataclass
-class FinishCount(beam.PTransform):
-    """Commit a count when its files are written, or fail.
-
-    It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: none
-    to speak of.
-    """
-
-    plan: CountPlan
-    written: Written
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
-        """Gather what was done at one element."""
-        statistics = self.written.statistics | "Add up" >> beam.CombineGlobally(merge_statistics)
-        return (
-            root
-            | "Once" >> beam.Create([time.time()])
-            | "Commit"
-            >> beam.ParDo(
-                _FinishFn(self.plan),
-                statistics=beam.pvalue.AsSingleton(statistics),
-                written=beam.pvalue.AsSingleton(self.written.counts),
-            )
-        )
-
-
-class _FinishFn(beam.DoFn):
-    def __init__(self, plan: CountPlan) -> None:
-        self._plan = plan
-
-    def process(self, started: float, statistics: CountStatistics, written: WrittenCounts) -> None:
-        finish_count(self._plan, statistics, written, started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,9 +12,7 @@ from beam_volumes.spatial_index.load import (
     LoadPlan,
     LoadStatistics,
     ReadFiles,
-    finish_load,
     load_files,
-    merge_statistics,
     read_files,
     write_files,
 )
@@ -68,32 +65,3 @@ class _ReadFn(PooledDoFn):
         statistics = write_files(self._plan, result)
         self.count("files", statistics.files)
         yield statistics
-
-
-@dataclass
-class FinishLoad(beam.PTransform):
-    """Index and count the tables when all batches are in them, and commit the load, or fail.
-
-    It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: none
-    to speak of.
-    """
-
-    plan: LoadPlan
-    statistics: beam.PCollection[LoadStatistics]
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
-        """Gather what was done at one element."""
-        total = self.statistics | "Add up" >> beam.CombineGlobally(merge_statistics)
-        return (
-            root
-            | "Once" >> beam.Create([time.time()])
-            | "Commit" >> beam.ParDo(_FinishFn(self.plan), statistics=beam.pvalue.AsSingleton(total))
-        )
-
-
-class _FinishFn(beam.DoFn):
-    def __init__(self, plan: LoadPlan) -> None:
-        self._plan = plan
-
-    def process(self, started: float, statistics: LoadStatistics) -> None:
-        finish_load(self._plan, statistics, started)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ from beam_volumes.meshing.mesh_report import MeshTotals, finish_meshes
 from beam_volumes.meshing.segment_properties import check_number, write_properties
 from beam_volumes.parcels import Parcel
 from beam_volumes.process_pool import Task, acquire, release
+from transforms.finish import Finish
 from transforms.pool import Execution, PooledDoFn
 from transforms.regions import ListRegions
 
@@ -71,7 +71,7 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
         | "List labels"
         >> beam.ParDo(_ListFn(plan, execution), labels=beam.pvalue.AsSingleton(chosen.labels)).with_output_types(int)
     )
-    _ = root | "Finish" >> FinishMeshes(plan, counts, written, listed, execution)
+    _ = root | "Finish" >> Finish(partial(_finish, plan, execution), counts, merge_mesh_counts, (written, listed))
 
 
 class Chosen(NamedTuple):
@@ -137,36 +137,6 @@ class WriteMeshes(beam.PTransform):
             parcels
             | "Group by shard" >> beam.GroupByKey()
             | "Write" >> beam.ParDo(fn, labels=beam.pvalue.AsSingleton(self.labels)).with_output_types(WrittenMeshes)
-        )
-
-
-@dataclass
-class FinishMeshes(beam.PTransform):
-    """Commit a run when all its meshes are written, or fail.
-
-    It is part of the graph, because a launcher does not wait for a job on a cluster. No element in or out; memory: the
-    receipts of all shards.
-    """
-
-    plan: MeshPlan
-    counts: beam.PCollection[MeshCounts]
-    written: beam.PCollection[WrittenMeshes]
-    listed: beam.PCollection[int]
-    execution: Execution
-
-    def expand(self, root: beam.Pipeline) -> beam.PCollection[None]:
-        """Gather what was done at one element."""
-        counts = self.counts | "Add up" >> beam.CombineGlobally(merge_mesh_counts)
-        return (
-            root
-            | "Once" >> beam.Create([time.time()])
-            | "Commit"
-            >> beam.ParDo(
-                _FinishFn(self.plan, self.execution),
-                counts=beam.pvalue.AsSingleton(counts),
-                written=beam.pvalue.AsIter(self.written),
-                listed=beam.pvalue.AsIter(self.listed),
-            )
         )
 
 
@@ -278,24 +248,27 @@ class _ListFn(PooledDoFn):
         yield result
 
 
-class _FinishFn(beam.DoFn):
-    def __init__(self, plan: MeshPlan, execution: Execution) -> None:
-        self._plan, self._execution = plan, execution
+def _finish(
+    plan: MeshPlan,
+    execution: Execution,
+    counts: MeshCounts,
+    written: Iterable[WrittenMeshes],
+    listed: Iterable[int],
+    started: float,
+) -> None:
+    """Run `finish_meshes`."""
+    finish_meshes(plan, MeshTotals(counts, sorted(written), sum(listed)), started, partial(_drawn, execution))
 
-    def process(
-        self, started: float, counts: MeshCounts, written: Iterable[WrittenMeshes], listed: Iterable[int]
-    ) -> None:
-        finish_meshes(self._plan, MeshTotals(counts, sorted(written), sum(listed)), started, self._drawn)
 
-    def _drawn(self, drawing: Drawing) -> bytes:
-        """Return the picture; the processes of the pool have loaded most of what that takes."""
-        pool = acquire(self._execution.processes)
-        try:
-            pool.submit(Task(draw, (drawing,), "the picture"))
-            picture: bytes = pool.next_result()[1]
-        finally:
-            release(pool)
-        return picture
+def _drawn(execution: Execution, drawing: Drawing) -> bytes:
+    """Return the picture; the processes of the pool have loaded most of what that takes."""
+    pool = acquire(execution.processes)
+    try:
+        pool.submit(Task(draw, (drawing,), "the picture"))
+        picture: bytes = pool.next_result()[1]
+    finally:
+        release(pool)
+    return picture
 
 
 def _step(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import apache_beam as beam
 
+from beam_volumes.rendering import merge_counts
 from beam_volumes.volume_plan import VolumePlan
+from beam_volumes.volume_report import finish_volume
 from transforms.downsample import CoarsenCells
 from transforms.export import RenderRegions
-from transforms.finish import FinishVolume
+from transforms.finish import Finish
 from transforms.pool import Execution
 from transforms.regions import ListRegions
 from transforms.shards import AssembleShards
@@ -25,4 +29,4 @@ def write_volume(plan: VolumePlan, root: beam.Pipeline, execution: Execution) ->
     parcels = [p.parcels for p in parts] | "Parcels of all levels" >> beam.Flatten()
     counts = [p.counts for p in parts] | "Counts of all levels" >> beam.Flatten()
     written = parcels | "Write shards" >> AssembleShards(plan.claim, plan.targets, execution)
-    _ = root | "Finish" >> FinishVolume(plan, counts, written)
+    _ = root | "Finish" >> Finish(partial(finish_volume, plan), counts, merge_counts, (written,))

@@ -374,7 +374,7 @@ def test_an_unfinished_export_is_refused(
     url = f"file://{tmp_path}/volume"
     command = ["--src=made://neurons?size=40,40,20&chunk=16,16,16", f"--dst={url}", *SMALL]
     with monkeypatch.context() as patch:
-        patch.setattr("transforms.finish.finish_volume", lambda *_: 1 / 0)
+        patch.setattr("transforms.volume.finish_volume", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export.main(command)
     before = tree(tmp_path)

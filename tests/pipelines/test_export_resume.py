@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from cloudvolume import CloudVolume
 
-import transforms.finish
 import transforms.shards
+import transforms.volume
 from beam_volumes import runs, shard_assembly
 from beam_volumes.errors import DestinationError
 from beam_volumes.precomputed.shards import write_shard
@@ -190,7 +190,7 @@ def test_ctrl_c_in_a_step_that_has_no_processes(
     shards: Files, dst: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(transforms.finish, "finish_volume", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(transforms.volume, "finish_volume", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert export(dst, *OPTIONS) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("stopped: ")
     assert len(receipts(dst)) == 12
