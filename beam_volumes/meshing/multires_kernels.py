@@ -21,9 +21,6 @@ Faces = npt.NDArray[np.uint32]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _Y, _Z = np.uint64(16), np.uint64(32)
 
-_MOST_BITS = 6
-"""Of each coordinate, for the order of triangles: 2^18 boxes of a cell have 4 bytes each."""
-
 _kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
 _step = numba.njit(nogil=True, error_model="numpy")
 
@@ -183,39 +180,6 @@ def weld(quanta: Quanta, faces: Faces) -> tuple[Quanta, Faces]:
             kept[m, k] = number[old]
         m += 1
     return points[:n], kept[:m]
-
-
-@_kernel
-def order_by_place(quanta: Quanta, faces: Faces, top: int) -> Faces:
-    """Return the triangles in the order of a curve that fills the cell (Morton's), by their first corners.
-
-    Args:
-        quanta: (n, XYZ), from 0 to `top`.
-        faces: in any order.
-        top: the last quantized coordinate.
-
-    """
-    bits = 0
-    while bits < _MOST_BITS and 1 << (3 * bits) < faces.shape[0]:
-        bits += 1
-    places = np.empty(faces.shape[0], np.uint32)
-    starts = np.zeros((1 << (3 * bits)) + 1, np.uint32)
-    for t in range(faces.shape[0]):
-        place = np.uint32(0)
-        for axis in range(3):
-            inside: Any = min(max(np.int64(quanta[faces[t, 0], axis]), 0), top)
-            at = np.uint32((inside << bits) // (top + 1))
-            for bit in range(bits):
-                place |= (at >> np.uint32(bit) & np.uint32(1)) << np.uint32(3 * bit + axis)
-        places[t] = place
-        starts[place + np.uint32(1)] += np.uint32(1)
-    for i in range(1, starts.shape[0]):
-        starts[i] += starts[i - 1]
-    ordered = np.empty_like(faces)
-    for t in range(faces.shape[0]):
-        _write(ordered, starts[places[t]], faces[t, 0], faces[t, 1], faces[t, 2])
-        starts[places[t]] += np.uint32(1)
-    return ordered
 
 
 @_kernel

@@ -21,7 +21,6 @@ from beam_volumes.meshing.multires import (
     encode_quantized,
     split_octants,
 )
-from beam_volumes.meshing.multires_kernels import order_by_place
 from tests.beam_volumes.meshing.closed_surfaces import CutSurface, boundary, cut_surfaces, joined, odd_edges, volume
 
 GRID = MeshGrid.of_voxels((8, 8, 8), (64, 64, 25), (16.0, 16.0, 40.0), 16)
@@ -180,20 +179,6 @@ def test_draco_keeps_every_triangle(seed: int, top: int) -> None:
     if len(faces):
         stored = decode_fragment(encode_quantized(QuantizedMesh(quanta, faces), 16).data, 16)
         assert triangles(*stored) == triangles(quanta, faces)
-
-
-@pytest.mark.parametrize("top", [1023, 65535])
-def test_triangles_come_by_place(top: int) -> None:
-    random = np.random.default_rng(5)
-    corners = random.integers(0, top - 20, (5000, 1, 3)) + random.integers(0, 20, (5000, 3, 3))
-    corners[:2, 0] = [[0] * 3, [top] * 3]
-    quanta, faces = corners.reshape(-1, 3).astype(np.int32), np.arange(15000, dtype=np.uint32).reshape(-1, 3)
-    ordered = order_by_place(quanta, faces, top)
-    assert triangles(quanta, ordered) == triangles(quanta, faces)
-    assert ordered[0].tolist() == [0, 1, 2]
-    assert ordered[-1].tolist() == [3, 4, 5]
-    steps = [np.linalg.norm(np.diff(quanta[f[:, 0]], axis=0), axis=1).mean() for f in (ordered, faces)]
-    assert steps[0] < steps[1] / 4
 
 
 def test_positions_are_stored_as_signed_integers_which_neuroglancer_takes() -> None:
