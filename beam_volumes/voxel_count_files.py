@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 import crc32c
 import numpy as np
 import numpy.typing as npt
 
+from beam_volumes import runs
 from beam_volumes.errors import DestinationError
 from beam_volumes.int_map import MOST_ENTRIES, IntMapWriter
 from beam_volumes.size_histogram import SizeHistogram, Subject, draw
@@ -21,8 +20,6 @@ from beam_volumes.voxel_counts import BOXED_COUNTS, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-T = TypeVar("T")
 
 MAP = "voxel_counts.im"
 TABLE = "voxel_counts.parquet"
@@ -38,10 +35,6 @@ SPOOLED_BYTES = 16
 """In the temporary folder, of each label."""
 
 _READ_BYTES = 2**22
-_SECONDS_BETWEEN_CHECKS = 1.0
-"""In which rows are written without another check, which may be a request."""
-
-Check = Callable[[], None]
 
 
 class CountTotals(NamedTuple):
@@ -56,9 +49,7 @@ class CountTotals(NamedTuple):
     crc32c: dict[str, int]
 
 
-def write_count_files(
-    folder: Folder, prefix: str, tables: Iterable[Table], subject: Subject, check: Check
-) -> CountTotals:
+def write_count_files(claim: runs.Claim, prefix: str, tables: Iterable[Table], subject: Subject) -> CountTotals:
     """Write the three files of a volume's counts below `prefix`; the same bytes for the same counts.
 
     The table has the columns label, voxels (uint64), volume_nm3 (float64), background (bool: label 0) and, of tables
@@ -69,22 +60,21 @@ def write_count_files(
     on their way to a bucket.
 
     Args:
-        folder: where to write.
-        prefix: of the names; ends with a slash.
+        claim: on the volume; looked at all along, and before each file takes its place.
+        prefix: of the names in the volume; ends with a slash.
         tables: the parts of one sorted table, in order.
         subject: what was counted.
-        check: raises where nothing may be written any more; called all along, and before each file takes its place.
 
     Raises:
-        DestinationError: a file cannot be written, or the temporary folder is full.
+        DestinationError: a file cannot be written, the temporary folder is full, or the volume has been taken over.
 
     """
-    histogram, checksums = SizeHistogram(), dict[str, int]()
+    folder, histogram, checksums = Folder(claim.url), SizeHistogram(), dict[str, int]()
     voxels = background = 0
     with _Spool() as spool:
         with folder.write_stream(prefix + TABLE) as out:
             writer = _ParquetWriter(out, subject.voxel_nm3)
-            for rows in _checked(regrouped(tables, GROUP_ROWS), check):
+            for rows in runs.while_claimed(claim, regrouped(tables, GROUP_ROWS)):
                 is_background = rows["label"] == 0
                 voxels += int(rows["voxels"].sum())
                 background += int(rows["voxels"][is_background].sum())
@@ -93,18 +83,18 @@ def write_count_files(
                 writer.write(rows)
             writer.close()
             checksums[TABLE] = _checksum(out)
-            check()
+            runs.check_claim(claim)
         if spool.labels <= MOST_ENTRIES:
             with folder.write_stream(prefix + MAP) as out:
-                _write_map(out, spool.labels, _checked(spool.entries(), check))
+                _write_map(out, spool.labels, runs.while_claimed(claim, spool.entries()))
                 checksums[MAP] = _checksum(out)
-                check()
+                runs.check_claim(claim)
         else:
-            check()
+            runs.check_claim(claim)
             folder.delete([prefix + MAP])
     picture = draw(histogram, subject)
     checksums[PICTURE] = crc32c.crc32c(picture)
-    check()
+    runs.check_claim(claim)
     folder.write(prefix + PICTURE, picture, content_type="image/png")
     sizes = {name: folder.size(prefix + name) or 0 for name in sorted(checksums)}
     objects = int(histogram.objects.sum())
@@ -167,16 +157,6 @@ class _Spool:
         self._file.seek(0)
         while len(numbers := np.fromfile(self._file, np.uint64, 2 * GROUP_ROWS)):
             yield numbers.reshape(-1, 2)
-
-
-def _checked(items: Iterable[T], check: Check) -> Iterator[T]:
-    """Yield the items, and call `check` before some of them: to make them may take hours."""
-    checked = -math.inf
-    for item in items:
-        if time.monotonic() - checked > _SECONDS_BETWEEN_CHECKS:
-            check()
-            checked = time.monotonic()
-        yield item
 
 
 def _checksum(file: BinaryIO) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 from beam_volumes.block_reading import BlockReader, Clock, RegionReading
@@ -134,9 +133,7 @@ def write_counts(plan: CountPlan, runs: Iterable[CountedRun]) -> WrittenCounts:
     clock = Clock()
     with telling_of_replacement(plan.claim), PackReader(plan.claim.scratch) as packs:
         merge = _Merge(plan, RunKey(len(plan.levels), 0), runs, packs)
-        folder = Folder(plan.claim.url)
-        check = partial(check_claim, plan.claim)
-        totals = write_count_files(folder, plan.folder, merge.tables(), plan.subject, check)
+        totals = write_count_files(plan.claim, plan.folder, merge.tables(), plan.subject)
     merge.check(plan.planned["voxels"])
     clock.lap("merge")
     return WrittenCounts(totals, merge.statistics(clock))

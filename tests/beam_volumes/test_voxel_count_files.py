@@ -2,6 +2,7 @@ import hashlib
 import resource
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import crc32c
@@ -12,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mapbuffer import IntMap
 
-from beam_volumes import voxel_count_files
+from beam_volumes import runs, voxel_count_files
+from beam_volumes.additions import DerivedFiles
 from beam_volumes.errors import DestinationError
 from beam_volumes.size_histogram import Subject
-from beam_volumes.storage import Folder
-from beam_volumes.voxel_count_files import Check, CountTotals, regrouped, write_count_files
+from beam_volumes.voxel_count_files import CountTotals, regrouped, write_count_files
 from beam_volumes.voxel_counts import BOXED_COUNTS, COUNTS, Table
 
 SUBJECT = Subject("file:///data/seg, scale 4_4_40", 640.0)
@@ -39,8 +40,13 @@ def allow() -> None:
     """Find nothing against writing."""
 
 
-def write(path: Path, table: Table, parts: int = 1, check: Check = allow) -> CountTotals:
-    return write_count_files(Folder(f"file://{path}"), "stats/", np.array_split(table, parts), SUBJECT, check)
+def write(path: Path, table: Table, parts: int = 1, check: Callable[[], None] = allow) -> CountTotals:
+    """Write the files; `check` stands for a look at the claim."""
+    counts = DerivedFiles(f"file://{path}", "count_voxels", "stats", (), "report.json")
+    claim = runs.Claim.of(counts, {}, "new", None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "check_claim", lambda _: check())
+        return write_count_files(claim, "stats/", np.array_split(table, parts), SUBJECT)
 
 
 def visible(path: Path) -> set[str]:
@@ -150,7 +156,7 @@ def test_nothing_takes_a_place_once_it_is_forbidden(tmp_path: Path, allowed: int
 
 def test_long_writing_is_checked_all_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(voxel_count_files, "GROUP_ROWS", 100)
-    monkeypatch.setattr(voxel_count_files, "_SECONDS_BETWEEN_CHECKS", -1.0)
+    monkeypatch.setattr(runs, "_SECONDS_BETWEEN_CHECKS", -1.0)
     calls = list[int]()
     write(tmp_path, made(1_000), check=lambda: calls.append(1))
     assert len(calls) == 10 + 1 + 10 + 1 + 1

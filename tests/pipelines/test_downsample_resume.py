@@ -16,7 +16,6 @@ import beam_volumes.volume_report
 import transforms.downsample
 import transforms.export
 import transforms.shards
-import transforms.volume
 from beam_volumes import runs, shard_assembly
 from beam_volumes.destinations import write_json
 from beam_volumes.downsample import coarsen_cell
