@@ -61,7 +61,7 @@ def write_meshes(plan: MeshPlan, labels: int, shard: int, parcels: Sequence[Parc
     """Write shard number `shard` of the meshes of `labels` labels, whole, and its receipt.
 
     The bytes depend on the voxels alone. Memory: one fragment, or 32 MiB of them from afar; the table of all, with some
-    500 bytes for each fragment of the shard, and 500 more for those of the label at hand. A label with a fragment over
+    500 bytes for each fragment of the shard, and 600 more for those of the label at hand. A label with a fragment over
     the cap stands in a temporary file while it is written; see `split_fragments`.
 
     Raises:
