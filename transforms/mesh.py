@@ -12,7 +12,7 @@ from apache_beam import typehints
 
 from beam_volumes.meshing.assembly import WrittenMeshes, write_meshes
 from beam_volumes.meshing.cell_output import SHARDS
-from beam_volumes.meshing.elements import Made
+from beam_volumes.meshing.elements import ElementOutput
 from beam_volumes.meshing.labels import LabelChoice, choose_labels, count_cell
 from beam_volumes.meshing.levels import forge_cell, join_cells
 from beam_volumes.meshing.mesh_counts import MeshCounts, merge_mesh_counts
@@ -34,7 +34,7 @@ _KEYED = typehints.Tuple[typehints.Tuple[int, int], Parcel]
 Grouped = tuple[tuple[int, int], Iterable[Parcel]]
 
 
-class Parts(NamedTuple):
+class StepOutput(NamedTuple):
     """What comes of a step.
 
     Attributes:
@@ -56,7 +56,7 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
     """
     plan, choice = plan.kept(), choice.kept(plan.claim.scratch)
     chosen = root | "Choose labels" >> ChooseLabels(plan, choice, execution)
-    steps = [chosen.parts, chosen.parts_of_labels]
+    steps = [chosen.counted, chosen.added_up]
     levels = [_step("Forge cells", chosen.cells, _ForgeFn(plan, execution), chosen.labels)]
     for level in range(1, plan.num_lods):
         grouped = levels[-1].pieces | f"Group by cell, level {level}" >> beam.GroupByKey()
@@ -66,7 +66,7 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
     counts = [part.counts for part in steps + levels] | "Counts of all steps" >> beam.Flatten()
     # Nothing comes here unless the table is wanted.
     listed = (
-        chosen.parts_of_labels.pieces
+        chosen.added_up.pieces
         | "Group all labels" >> beam.GroupByKey()
         | "List labels"
         >> beam.ParDo(_ListFn(plan, execution), labels=beam.pvalue.AsSingleton(chosen.labels)).with_output_types(int)
@@ -74,34 +74,34 @@ def write_meshes_of(plan: MeshPlan, choice: LabelChoice, root: beam.Pipeline, ex
     _ = root | "Finish" >> Finish(partial(_finish, plan, execution), counts, merge_mesh_counts, (written, listed))
 
 
-class Chosen(NamedTuple):
+class ChosenLabels(NamedTuple):
     """Which labels are meshed.
 
     Attributes:
         cells: each cell with labels, and its parcels of those that are meshed.
         labels: one element, how many are meshed in all.
-        parts, parts_of_labels: of the two steps that it takes.
+        counted, added_up: of the two steps that it takes, cell by cell and part by part of the labels.
 
     """
 
     cells: beam.PCollection[Grouped]
     labels: beam.PCollection[int]
-    parts: Parts
-    parts_of_labels: Parts
+    counted: StepOutput
+    added_up: StepOutput
 
 
 @dataclass
 class ChooseLabels(beam.PTransform):
     """Count the labels of all cells, and tell each cell which of its labels are meshed.
 
-    Element in: none. Elements out: see `Chosen`. Memory per element: the labels of a cell, or a part of all.
+    Element in: none. Elements out: see `ChosenLabels`. Memory per element: the labels of a cell, or a part of all.
     """
 
     plan: MeshPlan
     choice: LabelChoice
     execution: Execution
 
-    def expand(self, root: beam.Pipeline) -> Chosen:
+    def expand(self, root: beam.Pipeline) -> ChosenLabels:
         """Group counts on the part of the labels that they belong to, and what is decided there on cells."""
         plan, execution = self.plan, self.execution
         counted = _step("Count labels", root | "List cells" >> ListRegions(plan), _CountFn(plan, execution))
@@ -115,7 +115,7 @@ class ChooseLabels(beam.PTransform):
             | "Check number" >> beam.Map(partial(check_number, plan)).with_output_types(int)
         )
         cells = chosen.parcels | "Group by cell" >> beam.GroupByKey()
-        return Chosen(cells, labels, counted, chosen)
+        return ChosenLabels(cells, labels, counted, chosen)
 
 
 @dataclass
@@ -141,7 +141,7 @@ class WriteMeshes(beam.PTransform):
 
 
 class _MeshFn(PooledDoFn):
-    """Runs what makes a `Made` of an element; `stage` is counted."""
+    """Runs what makes an `ElementOutput`; `stage` is counted."""
 
     stage: str
 
@@ -149,7 +149,7 @@ class _MeshFn(PooledDoFn):
         super().__init__(execution)
         self._plan = plan
 
-    def outputs(self, task: Task, result: Made) -> Iterator[Any]:
+    def outputs(self, task: Task, result: ElementOutput) -> Iterator[Any]:
         self.count(self.stage, 1)
         for owner, parcel in result.parcels:
             keyed = (owner, parcel)
@@ -273,13 +273,13 @@ def _drawn(execution: Execution, drawing: Drawing) -> bytes:
 
 def _step(
     label: str, elements: beam.PCollection[Any], fn: _MeshFn, labels: beam.PCollection[int] | None = None
-) -> Parts:
+) -> StepOutput:
     """Apply `fn` as the step `label`; it is told the number of labels where that is given."""
     told = {} if labels is None else {"labels": beam.pvalue.AsSingleton(labels)}
     done = elements | label >> beam.ParDo(fn, **told).with_outputs(_COUNTS, _PIECES, main="parcels")
     done.parcels.element_type = _KEYED
     done[_PIECES].element_type = _KEYED
-    return Parts(done.parcels, done[_PIECES], done[_COUNTS])
+    return StepOutput(done.parcels, done[_PIECES], done[_COUNTS])
 
 
 def _labels_of(counts: MeshCounts) -> int:

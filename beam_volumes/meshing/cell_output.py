@@ -13,7 +13,7 @@ import numpy.typing as npt
 from beam_volumes import map_buffer
 from beam_volumes.errors import VolumeError
 from beam_volumes.geometry import Box, Vec
-from beam_volumes.meshing.elements import Work
+from beam_volumes.meshing.elements import ElementWork
 from beam_volumes.meshing.forging import Forged
 from beam_volumes.meshing.legacy import encode_mesh, fragment_name, frags_name, write_fragment
 from beam_volumes.meshing.mesh import Mesh
@@ -58,7 +58,7 @@ def place_of(box: Box) -> CellPlace:
 class CellPieces:
     """Takes the surfaces of a cell: fragments for shards, and pieces for the level above."""
 
-    def __init__(self, plan: MeshPlan, work: Work, labels: int, level: int, position: Vec) -> None:
+    def __init__(self, plan: MeshPlan, work: ElementWork, labels: int, level: int, position: Vec) -> None:
         self._plan, self._work, self._sharding = plan, work, plan.sharding(labels)
         self._level, self._position = level, position
         self._faces = self._fragments = self._pieces = self._clamped = self._stand_ins = 0
@@ -144,7 +144,7 @@ class CellIndex:
 class CellFiles:
     """Takes the surfaces of a cell, and writes them as files of fragments."""
 
-    def __init__(self, plan: MeshPlan, work: Work, labels: int, cell: int) -> None:
+    def __init__(self, plan: MeshPlan, work: ElementWork, labels: int, cell: int) -> None:
         self._plan, self._work, self._cell = plan, work, cell
         self._sharding, self._box = plan.sharding(labels), plan.own_voxels(cell)
         self._folder = Folder(join(plan.claim.url, plan.folder))

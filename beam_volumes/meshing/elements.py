@@ -21,14 +21,14 @@ from beam_volumes.runs import check_claim, telling_of_replacement
 from beam_volumes.source_worker import let_go, worker_of
 
 
-class Made(NamedTuple):
+class ElementOutput(NamedTuple):
     """What comes of an element: parcels, and what was counted."""
 
     parcels: Parcels
     counts: MeshCounts
 
 
-class Work:
+class ElementWork:
     """One element being worked on.
 
     Attributes:
@@ -38,19 +38,19 @@ class Work:
 
     """
 
-    def __init__(self, out: ParcelWriter, taken: Made | None) -> None:
+    def __init__(self, out: ParcelWriter, taken: ElementOutput | None) -> None:
         self.out, self.taken = out, taken
         self.clock = Clock()
 
-    def made(self, counts: MeshCounts) -> Made:
+    def output(self, counts: MeshCounts) -> ElementOutput:
         """Return what came of the element."""
         seconds = {f"{name}_seconds": spent for name, spent in self.clock.seconds.items()}
         counts = replace(counts, peak_memory_bytes=peak_memory_bytes(), **seconds)  # type: ignore[arg-type]
-        return Made(self.out.finish({"counts": counts.to_json()}), counts)
+        return ElementOutput(self.out.finish({"counts": counts.to_json()}), counts)
 
 
 @contextmanager
-def element(plan: MeshPlan, name: str) -> Iterator[Work]:
+def working_on(plan: MeshPlan, name: str) -> Iterator[ElementWork]:
     """Give the work on an element whose pack is `name`; or what an interrupted run has made of it, as `taken`.
 
     Raises:
@@ -61,11 +61,11 @@ def element(plan: MeshPlan, name: str) -> Iterator[Work]:
     if found := read_parcels(plan.claim.scratch, name):
         parcels, note = found
         counts = replace(MeshCounts.from_json(note["counts"]), reused=1)
-        yield Work(ParcelWriter(plan.claim.scratch, name, plan.inline_bytes), Made(parcels, counts))
+        yield ElementWork(ParcelWriter(plan.claim.scratch, name, plan.inline_bytes), ElementOutput(parcels, counts))
         return
     with telling_of_replacement(plan.claim), ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
         try:
-            yield Work(out, None)
+            yield ElementWork(out, None)
         except Exception:
             # What the process keeps may be what failed: a token that is no longer good, a volume that was mended.
             let_go()
@@ -75,7 +75,7 @@ def element(plan: MeshPlan, name: str) -> Iterator[Work]:
 class CellReading:
     """Reads voxels of a cell, and counts what that takes."""
 
-    def __init__(self, plan: MeshPlan, cell: int, work: Work) -> None:
+    def __init__(self, plan: MeshPlan, cell: int, work: ElementWork) -> None:
         self._plan, self._cell, self._work = plan, cell, work
         self._worker = worker_of(plan)
         self._before = self._worker.server_counts()

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from beam_volumes.meshing.cell_fragments import labels_of_fragments
-from beam_volumes.meshing.elements import CellReading, Made, Work, element
+from beam_volumes.meshing.elements import CellReading, ElementOutput, ElementWork, working_on
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.shared_planes import SharedPlanes
@@ -66,7 +66,7 @@ class LabelChoice:
         return replace(self, labels=labels, exclude=self.exclude.kept(url, "exclude.list"))
 
 
-def count_cell(plan: MeshPlan, cell: int) -> Made:
+def count_cell(plan: MeshPlan, cell: int) -> ElementOutput:
     """Count the labels of a cell, and send each to the part of the labels that it belongs to.
 
     Parcels: (0, part). Memory: `plan.table_bytes`, and blocks that wait for the server.
@@ -76,7 +76,7 @@ def count_cell(plan: MeshPlan, cell: int) -> Made:
         DestinationError: the scratch folder cannot be written, or the destination has been taken over.
 
     """
-    with element(plan, f"labels-{cell}.pack") as work:
+    with working_on(plan, f"labels-{cell}.pack") as work:
         if work.taken:
             return work.taken
         heard, counts = _labels_of_fragments(plan, cell) if plan.fragments else _labels_of_voxels(plan, cell, work)
@@ -86,7 +86,7 @@ def count_cell(plan: MeshPlan, cell: int) -> Made:
             for part, told in _parted(rows, plan.label_parts):
                 work.out.add(Owner(0, part), there, box, told.tobytes())
         pairs = sum(len(rows) for rows in heard.values())
-        return work.made(replace(counts, counted=1, empty=int(not len(heard[cell])), pairs=pairs))
+        return work.output(replace(counts, counted=1, empty=int(not len(heard[cell])), pairs=pairs))
 
 
 def _home(plan: MeshPlan, cell: int) -> int:
@@ -102,7 +102,7 @@ def _parted(rows: LabelRows, parts: int) -> Iterator[tuple[int, LabelRows]]:
     return zip(found.tolist(), np.split(rows[order], starts)[1:], strict=True)
 
 
-def _labels_of_voxels(plan: MeshPlan, cell: int, work: Work) -> tuple[dict[int, LabelRows], MeshCounts]:
+def _labels_of_voxels(plan: MeshPlan, cell: int, work: ElementWork) -> tuple[dict[int, LabelRows], MeshCounts]:
     """Return the labels of a cell and their voxels; and for the next cells those in common planes, of no voxels."""
     full = list[Table]()
     counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
@@ -134,7 +134,7 @@ def _rows(labels: npt.NDArray[np.uint64], voxels: npt.NDArray[np.uint64]) -> Lab
     return rows[rows["label"] != 0]
 
 
-def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> Made:
+def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> ElementOutput:
     """Add up the counts of a part of the labels, and tell each cell which of its labels are meshed, with their counts.
 
     Parcels: (0, cell), to those whose home the part is even if none of their labels are meshed; (1, 0) with all chosen
@@ -144,7 +144,7 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
         DestinationError: the scratch folder cannot be written, or the destination has been taken over.
 
     """
-    with element(plan, f"choice-{part}.pack") as work:
+    with working_on(plan, f"choice-{part}.pack") as work:
         if work.taken:
             return work.taken
         heard = _heard(plan, parcels)
@@ -167,7 +167,7 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
             dust=int((listed & ~chosen).sum()),
             excluded=int((~listed).sum()),
         )
-        return work.made(counts)
+        return work.output(counts)
 
 
 _PAIR = np.dtype([("cell", "<i4"), ("label", "<i4")])

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from beam_volumes.meshing.cell_fragments import meshes_of_fragments, reaches_in_index
 from beam_volumes.meshing.cell_output import CellFiles, CellIndex, CellPieces
-from beam_volumes.meshing.elements import CellReading, Made, Work, element
+from beam_volumes.meshing.elements import CellReading, ElementOutput, ElementWork, working_on
 from beam_volumes.meshing.forging import Forged, forge
 from beam_volumes.meshing.labels import LabelRows, chosen_labels
 from beam_volumes.meshing.mesh import Mesh
@@ -26,7 +26,7 @@ _BYTES_PER_FACE = 2
 """In a fragment: 1.3 of a large one, more of a small one."""
 
 
-def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]) -> Made:
+def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]) -> ElementOutput:
     """Make the surfaces of a cell, or take up what an interrupted run has made of it.
 
     Parcels: fragments of level 0 for shards, and pieces for the elements of level 1. Memory: see `forge`.
@@ -42,7 +42,7 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
         DestinationError: the scratch folder cannot be written, or the destination has been taken over.
 
     """
-    with element(plan, f"cell-{cell}.pack") as work:
+    with working_on(plan, f"cell-{cell}.pack") as work:
         if work.taken:
             return work.taken
         chosen = chosen_labels(plan, parcels)
@@ -59,10 +59,12 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
             index.add(surface)
         index.write()
         work.clock.lap("encode")
-        return work.made(out.finish(reading.counted(counts)))
+        return work.output(out.finish(reading.counted(counts)))
 
 
-def _surfaces(plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading, work: Work) -> Iterable[Forged]:
+def _surfaces(
+    plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading, work: ElementWork
+) -> Iterable[Forged]:
     if not len(chosen):
         return ()
     if plan.fragments is None:
@@ -71,7 +73,7 @@ def _surfaces(plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading
     return (Forged(label, mesh, len(mesh.faces), False, 0, reaches.get(label)) for label, mesh in found)
 
 
-def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parcel]) -> Made:
+def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parcel]) -> ElementOutput:
     """Make the surfaces of a part of the labels in a cell of level 1 or above, of those in the cells below it.
 
     Parcels: fragments of this level for shards, and pieces for the elements of the next one. Memory: the surface of one
@@ -82,7 +84,7 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
         DestinationError: the scratch folder cannot be written, or the destination has been taken over.
 
     """
-    with element(plan, f"level-{key.level}-{key.number}.pack") as work:
+    with working_on(plan, f"level-{key.level}-{key.number}.pack") as work:
         if work.taken:
             return work.taken
         out = CellPieces(plan, work, labels, key.level, plan.position(key))
@@ -106,7 +108,7 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
                 out.add(label, done.mesh)
             counts = replace(counts, joined=len(reader.pieces))
-        return work.made(out.finish(counts))
+        return work.output(out.finish(counts))
 
 
 def _counting(counts: MeshCounts, fell_back: bool, crowded: int, raw_faces: int) -> MeshCounts:
