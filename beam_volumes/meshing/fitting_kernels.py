@@ -72,13 +72,18 @@ def spread(faces: Indices, at: Indices, starts: Indices, owners: Indices) -> Non
 
 
 @_part
-def _side(vertices: Coordinates, a: Any, b: Any, scale: Any) -> tuple[float, float, float]:
+def _between(starts: Coordinates, a: Any, ends: Coordinates, b: Any, scale: Any) -> tuple[float, float, float]:
     """Return the way from one vertex to another, nm."""
     return (
-        np.float64(np.int64(vertices[b, 0]) - np.int64(vertices[a, 0])) * scale[0],
-        np.float64(np.int64(vertices[b, 1]) - np.int64(vertices[a, 1])) * scale[1],
-        np.float64(np.int64(vertices[b, 2]) - np.int64(vertices[a, 2])) * scale[2],
+        np.float64(np.int64(ends[b, 0]) - np.int64(starts[a, 0])) * scale[0],
+        np.float64(np.int64(ends[b, 1]) - np.int64(starts[a, 1])) * scale[1],
+        np.float64(np.int64(ends[b, 2]) - np.int64(starts[a, 2])) * scale[2],
     )
+
+
+@_part
+def _side(vertices: Coordinates, a: Any, b: Any, scale: Any) -> tuple[float, float, float]:
+    return _between(vertices, a, vertices, b, scale)
 
 
 @_part
@@ -122,9 +127,22 @@ def _nearest(ab: Any, ac: Any, ap: Any) -> tuple[float, float]:
 
 
 @_kernel
+def areas_at(vertices: Coordinates, faces: Indices, scale: tuple[float, float, float], areas: Numbers) -> None:
+    """Add to `areas` (V) twice the area of the faces at each vertex, nm^2."""
+    for i in range(faces.shape[0]):
+        face = np.uint64(i)
+        a, b, c = np.uint64(faces[face, 0]), np.uint64(faces[face, 1]), np.uint64(faces[face, 2])
+        normal = _cross(_side(vertices, a, b, scale), _side(vertices, a, c, scale))
+        area = np.sqrt(_dot(normal, normal))
+        areas[a] += area
+        areas[b] += area
+        areas[c] += area
+
+
+@_kernel
 def pull(
     vertices: Coordinates,
-    fine: tuple[Indices, Indices, Indices],
+    areas: Numbers,
     owners: Indices,
     coarse: tuple[Coordinates, Indices, Indices, Indices],
     scale: tuple[float, float, float],
@@ -137,7 +155,7 @@ def pull(
 
     Args:
         vertices: of the fine surface.
-        fine: its faces, and what `faces_at` returns of them.
+        areas: of these, as `areas_at` adds them up.
         owners: the coarse vertex at whose faces the nearest point is looked for; none: 2^32 - 1.
         coarse: vertices and faces of the coarse surface, and what `faces_at` returns of them.
         scale: see the module.
@@ -145,34 +163,23 @@ def pull(
         weights: (coarse vertices), zeros, to add to.
 
     """
-    faces, at, starts = fine
-    corners, coarse_faces, coarse_at, coarse_starts = coarse
+    corners, faces, at, starts = coarse
     for i in range(vertices.shape[0]):
         vertex = np.uint64(i)
         if owners[vertex] == _NOBODY:
             continue
-        area = 0.0
-        for n in range(starts[vertex], starts[vertex + _ONE]):
+        owner, area = np.uint64(owners[vertex]), areas[vertex]
+        away = _between(corners, owner, vertices, vertex, scale)
+        if _dot(away, away) == 0:
+            weights[owner] += area
+            continue
+        least, nearest, share_b, share_c = np.inf, np.uint64(0), 0.0, 0.0
+        way = away
+        for n in range(starts[owner], starts[owner + _ONE]):
             face = np.uint64(at[np.uint64(n)])
             a, b, c = np.uint64(faces[face, 0]), np.uint64(faces[face, 1]), np.uint64(faces[face, 2])
-            normal = _cross(_side(vertices, a, b, scale), _side(vertices, a, c, scale))
-            area += np.sqrt(_dot(normal, normal))
-        owner = np.uint64(owners[vertex])
-        least, nearest, share_b, share_c = np.inf, np.uint64(0), 0.0, 0.0
-        way = (0.0, 0.0, 0.0)
-        for n in range(coarse_starts[owner], coarse_starts[owner + _ONE]):
-            face = np.uint64(coarse_at[np.uint64(n)])
-            a, b, c = (
-                np.uint64(coarse_faces[face, 0]),
-                np.uint64(coarse_faces[face, 1]),
-                np.uint64(coarse_faces[face, 2]),
-            )
             ab, ac = _side(corners, a, b, scale), _side(corners, a, c, scale)
-            ap = (
-                np.float64(np.int64(vertices[vertex, 0]) - np.int64(corners[a, 0])) * scale[0],
-                np.float64(np.int64(vertices[vertex, 1]) - np.int64(corners[a, 1])) * scale[1],
-                np.float64(np.int64(vertices[vertex, 2]) - np.int64(corners[a, 2])) * scale[2],
-            )
+            ap = _between(corners, a, vertices, vertex, scale)
             v, w = _nearest(ab, ac, ap)
             left = (
                 ap[0] - v * ab[0] - w * ac[0],
@@ -184,7 +191,7 @@ def pull(
                 least, nearest, share_b, share_c, way = distance, face, v, w, left
         shares = (1.0 - share_b - share_c, share_b, share_c)
         for corner in range(3):
-            to = np.uint64(coarse_faces[nearest, np.uint64(corner)])
+            to = np.uint64(faces[nearest, np.uint64(corner)])
             weight = area * shares[corner]
             weights[to] += weight
             for axis in range(3):
