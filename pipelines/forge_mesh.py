@@ -8,18 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
-from beam_volumes.meshing import mesh_planning as planning
-from beam_volumes.meshing.mesh_plan import MeshPlan
-from beam_volumes.meshing.mesh_report import settle
+from beam_volumes.meshing.mesh_output import FragmentPacks, LegacyMeshes
 from beam_volumes.meshing.remaking import remaking
-from beam_volumes.spatial_index.planning import plan_index
-from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
+from pipelines.mesh_options import Forging
+from pipelines.meshing import look_at_layer, meshing_job, meshing_of_voxels, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
-from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +38,15 @@ def plan(config: Config, setting: Setting) -> Job:
 
     """
     layer = look_at_layer(config, setting, config.scratch)
-    cells = planning.plan_cells(
-        layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
-    )
-    index = plan_index(config.spatial_index, layer.source, cells.tasks(layer.bounds), layer.url, config.mesh_dir)
-    kind = Kind("forge_mesh", "fragments" if config.sharded else "legacy", Storing(), index)
-    whole, choice = plan_meshes(config, setting, layer, cells, kind)
-    fragments = remaking(whole, config.dust_threshold)
-    return Job(
-        claim=fragments.claim,
-        summary=partial(planning.summary, fragments, choice),
-        stages=stages(fragments),
-        build=partial(write_meshes_of, fragments, choice),
-        settle=partial(settle, fragments),
-        processes=layer.asked.workers or 1,
-        modules=("beam_volumes.meshing.levels",),
-        warnings=[*layer.warnings(fragments), *_missing(fragments)],
-    )
+    output = FragmentPacks() if config.sharded else LegacyMeshes()
+    meshing = meshing_of_voxels("forge_mesh", config, output, layer, config.mesh_dir, config.scratch)
+    whole = plan_meshes(config, setting, meshing)
+    return meshing_job(remaking(whole, config.dust_threshold) if config.sharded else whole, meshing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     return run(Config, plan, sys.argv[1:] if argv is None else argv)
-
-
-def _missing(plan: MeshPlan) -> list[str]:
-    if plan.remade is None:
-        return []
-    return [
-        f"of {len(plan.cells):,} boxes {len(plan.remade.cells):,} lack files in {plan.claim.place}: these are made "
-        "anew, and no others"
-    ]
 
 
 if __name__ == "__main__":

@@ -8,22 +8,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from beam_volumes.errors import OptionError
 from beam_volumes.meshing import merge_planning
 from beam_volumes.meshing import mesh_planning as planning
 from beam_volumes.meshing.fragment_source import find_fragments
-from beam_volumes.meshing.mesh_report import settle
 from beam_volumes.places import writable
 from beam_volumes.sources import describe_source
 from beam_volumes.spatial_index.planning import plan_index
 from pipelines.asking import Asked
-from pipelines.meshing import Choosing, Indexing, Kind, Layer, Storing, plan_meshes, stages
+from pipelines.mesh_options import Choosing, Indexing, Storing
+from pipelines.meshing import Layer, Meshing, meshing_job, multires_meshes, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
-from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +81,22 @@ def plan(config: Config, setting: Setting) -> Job:
     layer = Layer(Asked(None, None, [], setting.workers), source, url, files.tasks.bounds)
     # Boxes that are left out would be missing in the index.
     asked = config.spatial_index if files.wanted is None else False
-    index = plan_index(asked, source, files.tasks, url, config.mesh_dir)
-    kind = Kind("merge_mesh", "multires", config, index, files, fragments_version=found.version)
-    meshes, choice = plan_meshes(config, setting, layer, cells, kind)
-    return Job(
-        claim=meshes.claim,
-        summary=partial(merge_planning.summary, meshes, choice),
-        stages=stages(meshes),
-        build=partial(write_meshes_of, meshes, choice),
-        settle=partial(settle, meshes),
-        processes=setting.workers or 1,
-        modules=("beam_volumes.meshing.levels", "beam_volumes.meshing.assembly"),
-        warnings=layer.warnings(meshes),
+    meshing = Meshing(
+        task="merge_mesh",
+        layer=layer,
+        choice=planning.choose(0, config.labels, config.exclude),
+        cells=cells,
+        input=files,
+        output=multires_meshes(config),
+        index=plan_index(asked, source, files.tasks, url, config.mesh_dir),
+        mesh_dir=config.mesh_dir,
+        scratch=config.scratch,
+        max_error=config.max_error,
+        fill_holes=config.fill_holes,
+        fill_missing=config.fill_missing,
+        facts={"fragments_version": found.version},
     )
+    return meshing_job(plan_meshes(config, setting, meshing), meshing, merge_planning.summary)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Literal
 
 from beam_volumes.errors import OptionError
-from beam_volumes.meshing import mesh_planning as planning
-from beam_volumes.meshing.mesh_report import settle
-from beam_volumes.spatial_index.planning import plan_index
-from pipelines.meshing import Forging, Kind, Storing, look_at_layer, plan_meshes, stages
+from beam_volumes.meshing.mesh_output import LegacyMeshes
+from pipelines.mesh_options import Forging, Storing
+from pipelines.meshing import look_at_layer, meshing_job, meshing_of_voxels, multires_meshes, plan_meshes
 from pipelines.options import option
 from pipelines.running import Job, Setting, run
 from pipelines.shared_options import Running, Scratch
-from transforms.mesh import write_meshes_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,23 +49,11 @@ def plan(config: Config, setting: Setting) -> Job:
         VolumeError: an option does not fit the layer.
 
     """
+    legacy = config.format == "legacy"
+    output = LegacyMeshes() if legacy else multires_meshes(config, segment_properties=config.segment_properties)
     layer = look_at_layer(config, setting, config.scratch)
-    cells = planning.plan_cells(
-        layer.source, layer.bounds, config.cell_size, config.memory_target, close_borders=config.close_borders
-    )
-    index = plan_index(config.spatial_index, layer.source, cells.tasks(layer.bounds), layer.url, config.mesh_dir)
-    kind = Kind("mesh", config.format, config, index, segment_properties=config.segment_properties)
-    meshes, choice = plan_meshes(config, setting, layer, cells, kind)
-    return Job(
-        claim=meshes.claim,
-        summary=partial(planning.summary, meshes, choice),
-        stages=stages(meshes),
-        build=partial(write_meshes_of, meshes, choice),
-        settle=partial(settle, meshes),
-        processes=layer.asked.workers or 1,
-        modules=("beam_volumes.meshing.levels", "beam_volumes.meshing.assembly"),
-        warnings=layer.warnings(meshes),
-    )
+    meshing = meshing_of_voxels("mesh", config, output, layer, config.mesh_dir, config.scratch)
+    return meshing_job(plan_meshes(config, setting, meshing), meshing)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,6 +15,7 @@ SHARED = {
     "__init__",
     "asking",
     "beam_options",
+    "mesh_options",
     "meshing",
     "option_values",
     "options",

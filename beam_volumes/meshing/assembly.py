@@ -18,6 +18,7 @@ from beam_volumes.meshing.fragment_capping import CellData, FragmentFile, split_
 from beam_volumes.meshing.legacy import fragment_name, write_manifest
 from beam_volumes.meshing.manifest import Manifest, encode_manifest, list_fragments, lod_scales
 from beam_volumes.meshing.mesh import Mesh
+from beam_volumes.meshing.mesh_output import MeshOutput, MultiresMeshes
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.parcels import Parcel, ParcelReader
@@ -70,7 +71,7 @@ def write_meshes(plan: MeshPlan, labels: int, shard: int, parcels: Sequence[Parc
     """
     started = time.perf_counter()
     with telling_of_replacement(plan.claim), ParcelReader(plan.claim.scratch, list(parcels)) as reader:
-        out = _MeshWriter(plan, labels, shard, reader)
+        out = _writer_of(plan.output)(plan, labels, shard, reader)
         receipt = out.finished_before()
         reused = int(receipt is not None)
         if receipt is None:
@@ -99,7 +100,9 @@ class _Object(NamedTuple):
 
 
 @dataclass
-class _MeshWriter:
+class _Writer:
+    """Writes the meshes of a shard, or those that would be in one."""
+
     plan: MeshPlan
     labels: int
     shard: int
@@ -108,17 +111,8 @@ class _MeshWriter:
     over_cap: int = 0
 
     def finished_before(self) -> Receipt | None:
-        """Return the receipt of an interrupted run whose file stands as it was written."""
-        plan = self.plan
-        receipt = receipt_of(plan.claim, 0, self.shard) if plan.claim.state == "resumed" else None
-        if receipt is None or not plan.is_sharded:
-            # Files of their own are written again: that takes no longer than to look at each.
-            return None
-        if self.reader.pieces["length"].max(initial=0) > plan.max_fragment_bytes:
-            # What comes of splitting is counted while it is done, and stands in no receipt.
-            return None
-        size = Folder(plan.claim.url).size(self._shard_name())
-        return receipt if size == receipt.bytes else None
+        """Return None: files of their own are written again, which takes no longer than to look at each."""
+        return None
 
     def largest(self) -> tuple[tuple[int, int], ...]:
         """Return bytes and label of the largest objects of the shard."""
@@ -127,30 +121,31 @@ class _MeshWriter:
         return tuple(heapq.nlargest(_LARGEST, sizes))
 
     def write(self) -> Receipt:
-        """Write the shard, or the files."""
-        if self.plan.mesh_format == "legacy":
-            return self._write_manifests()
-        return self._write_shard() if self.plan.is_sharded else self._write_files()
+        """Write all labels."""
+        raise NotImplementedError
 
-    def _shard_name(self) -> str:
-        return f"{self.plan.folder}/{self.plan.sharding(self.labels).shard_name(self.shard)}"
+    def _labels(self) -> Iterator[tuple[int, range]]:
+        """Yield labels and the rows of their fragments."""
+        return while_claimed(self.plan.claim, self.reader.groups())
 
-    def _write_shard(self) -> Receipt:
-        spec = self.plan.sharding(self.labels)
 
-        def entries() -> Iterator[tuple[int | None, bytes]]:
-            for mesh in self._objects():
-                for fragment in mesh.fragments:
-                    yield None, fragment
-                yield mesh.label, compress(mesh.manifest, spec.data_encoding, _COMPRESSION_LEVEL)
+class _ManifestWriter(_Writer):
+    """Writes the manifest of each label; the cells have written its fragments."""
 
-        with Folder(self.plan.claim.url).write_stream(self._shard_name()) as out:
-            summary = write_shard(out, spec, entries())
-            check_claim(self.plan.claim)
-        return Receipt(0, self.shard, summary.chunks, summary.bytes, summary.crc32c)
+    def write(self) -> Receipt:
+        plan, count, size = self.plan, 0, 0
+        folder = Folder(join(plan.claim.url, plan.folder))
+        for label, rows in self._labels():
+            cells = [plan.cells.index(place_of(self.reader.box(row)).position) for row in rows]
+            size += write_manifest(folder, label, [fragment_name(label, plan.own_voxels(cell)) for cell in cells])
+            count += 1
+        return Receipt(0, self.shard, count, size, 0)
 
-    def _write_files(self) -> Receipt:
-        """Write each label as two files: its fragments, and its manifest."""
+
+class _MultiresWriter(_Writer):
+    """Writes each label as two files: its fragments, and its manifest."""
+
+    def write(self) -> Receipt:
         folder, files = Folder(self.plan.claim.url), _Files()
         for mesh in self._objects():
             name = f"{self.plan.folder}/{mesh.label}"
@@ -161,20 +156,6 @@ class _MeshWriter:
             files.labels += 1
         return files.receipt(self.shard)
 
-    def _write_manifests(self) -> Receipt:
-        """Write the manifest of each label; the cells have written its fragments."""
-        plan, count, size = self.plan, 0, 0
-        folder = Folder(join(plan.claim.url, plan.folder))
-        for label, rows in self._labels():
-            cells = [plan.cells.index(place_of(self.reader.box(row)).position) for row in rows]
-            size += write_manifest(folder, label, [fragment_name(label, plan.own_voxels(cell)) for cell in cells])
-            count += 1
-        return Receipt(0, self.shard, count, size, 0)
-
-    def _labels(self) -> Iterator[tuple[int, range]]:
-        """Yield labels and the rows of their fragments."""
-        return while_claimed(self.plan.claim, self.reader.groups())
-
     def _objects(self) -> Iterator[_Object]:
         """Yield objects; the fragments of each must be taken before the next one."""
         for is_over, labels in itertools.groupby(self._labels(), self._is_over_cap):
@@ -184,7 +165,7 @@ class _MeshWriter:
     def _is_over_cap(self, label: tuple[int, range]) -> bool:
         """Whether at least one fragment of a label is too large."""
         _, rows = label
-        return bool(self.reader.pieces["length"][rows.start : rows.stop].max() > self.plan.max_fragment_bytes)
+        return bool(self.reader.pieces["length"][rows.start : rows.stop].max() > self.plan.multires.max_fragment_bytes)
 
     def _as_they_are(self, labels: Iterable[tuple[int, range]]) -> Iterator[_Object]:
         """Yield objects whose fragments are read for many of them together."""
@@ -216,19 +197,58 @@ class _MeshWriter:
 
     def _split(self, labels: Iterable[tuple[int, range]]) -> Iterator[_Object]:
         """Yield objects of which at least one fragment is too large."""
-        plan = self.plan
+        plan, most = self.plan, self.plan.multires.max_fragment_bytes
         for label, rows in labels:
             places = (place_of(self.reader.box(row)) for row in rows)
             cells = zip(places, self.reader.read(rows), strict=True)
             fragments = ((place.lod, CellData(place.position, data)) for place, data in cells)
             with FragmentFile() as file:
-                done = split_fragments(fragments, plan.num_lods, plan.grid, plan.max_fragment_bytes, _simplified, file)
+                done = split_fragments(fragments, plan.num_lods, plan.grid, most, _simplified, file)
                 self.capped += 1
                 self.over_cap += done.over_cap
                 listed = list_fragments([[(cell.position, cell.size) for cell in level] for level in done.lods])
                 scales = _finer(lod_scales(plan.grid, plan.num_lods), done.added_lods)
                 manifest = encode_manifest(listed, done.grid, scales)
                 yield _Object(label, manifest, map(file.read, _in_order(listed, done.lods)))
+
+
+class _ShardWriter(_MultiresWriter):
+    """Writes all labels as one shard."""
+
+    def finished_before(self) -> Receipt | None:
+        """Return the receipt of an interrupted run whose file stands as it was written."""
+        plan = self.plan
+        receipt = receipt_of(plan.claim, 0, self.shard) if plan.claim.state == "resumed" else None
+        if receipt is None:
+            return None
+        if self.reader.pieces["length"].max(initial=0) > plan.multires.max_fragment_bytes:
+            # What comes of splitting is counted while it is done, and stands in no receipt.
+            return None
+        size = Folder(plan.claim.url).size(self._name())
+        return receipt if size == receipt.bytes else None
+
+    def write(self) -> Receipt:
+        spec = self.plan.sharding(self.labels)
+
+        def entries() -> Iterator[tuple[int | None, bytes]]:
+            for mesh in self._objects():
+                for fragment in mesh.fragments:
+                    yield None, fragment
+                yield mesh.label, compress(mesh.manifest, spec.data_encoding, _COMPRESSION_LEVEL)
+
+        with Folder(self.plan.claim.url).write_stream(self._name()) as out:
+            summary = write_shard(out, spec, entries())
+            check_claim(self.plan.claim)
+        return Receipt(0, self.shard, summary.chunks, summary.bytes, summary.crc32c)
+
+    def _name(self) -> str:
+        return f"{self.plan.folder}/{self.plan.sharding(self.labels).shard_name(self.shard)}"
+
+
+def _writer_of(output: MeshOutput) -> type[_Writer]:
+    if isinstance(output, MultiresMeshes):
+        return _ShardWriter if output.sharded else _MultiresWriter
+    return _ManifestWriter
 
 
 def _in_order(manifest: Manifest, lods: Sequence[Sequence[ItemT]]) -> Iterator[ItemT]:

@@ -14,7 +14,8 @@ from beam_volumes.errors import SourceError
 from beam_volumes.map_buffer import Words, read_keys
 from beam_volumes.meshing.legacy import read_fragments
 from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
-from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan
+from beam_volumes.meshing.mesh_input import FragmentFiles
+from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.spatial_index.files import decode_boxes, decode_labels
 from beam_volumes.storage import Folder, join
 
@@ -72,7 +73,6 @@ def meshes_of_fragments(plan: MeshPlan, cell: int, labels: Collection[int]) -> I
 
     """
     files, resolution = plan.fragments, plan.source.resolution_nm
-    assert files is not None, "fragments are merged"
     position = plan.cells.position(cell)
     starts, lengths = plan.grid.start(0, position), plan.grid.length(0)
     planes = [(axis, n) for axis, start in enumerate(starts) for n in (start, start + lengths[axis])]
@@ -100,7 +100,7 @@ def reaches_in_index(plan: MeshPlan, cell: int) -> dict[int, Reach]:
         CorruptDataError: its file is not what was written.
 
     """
-    found = _index_file(plan.fragments, cell) if plan.fragments and plan.index else None
+    found = _index_file(plan.fragments, cell) if plan.index else None
     if found is None:
         return {}
     labels, boxes = decode_boxes(*found)

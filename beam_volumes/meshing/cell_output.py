@@ -18,6 +18,7 @@ from beam_volumes.meshing.forging import Forged
 from beam_volumes.meshing.legacy import encode_mesh, fragment_name, frags_name, write_fragment
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
+from beam_volumes.meshing.mesh_output import FragmentPacks, LegacyMeshes, MultiresMeshes
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
 from beam_volumes.parcels import Owner
@@ -141,49 +142,31 @@ class CellIndex:
             index.write(self._cell, LabelBoxes(np.array(self._labels, np.uint64), boxes))
 
 
-class CellFiles:
-    """Takes the surfaces of a cell, and writes them as files of fragments."""
+class LegacyFiles:
+    """Takes the surfaces of a cell, and writes each as a file, which the manifest of its label names."""
 
-    def __init__(self, plan: MeshPlan, work: ElementWork, labels: int, cell: int) -> None:
-        self._plan, self._work, self._cell = plan, work, cell
-        self._sharding, self._box = plan.sharding(labels), plan.own_voxels(cell)
+    def __init__(self, plan: MeshPlan, cell: int, work: ElementWork, labels: int) -> None:
+        self._plan, self._work, self._box = plan, work, plan.own_voxels(cell)
+        self._place, self._sharding = piece_box(0, plan.cells.position(cell)), plan.sharding(labels)
         self._folder = Folder(join(plan.claim.url, plan.folder))
-        self._packed: dict[int, bytes] = {}
-        self._faces = self._files = self._bytes = self._sent = 0
+        self._faces = self._files = self._bytes = 0
         self._checked = -math.inf
 
     def add(self, label: int, mesh: Mesh) -> None:
-        """Take the surface of a label."""
-        plan = self._plan
+        """Write the surface of a label, and tell who writes its manifest."""
+        self._check_claim()
+        name = fragment_name(label, self._box)
+        self._bytes += write_fragment(self._folder, name, mesh, self._plan.source.resolution_nm)
+        self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, self._place, b"")
         self._faces += len(mesh.faces)
-        if plan.mesh_format == "fragments":
-            self._packed[label] = map_buffer.pack_value(
-                encode_mesh(mesh, plan.source.resolution_nm), _COMPRESSION, _LEVEL
-            )
-        else:
-            self._check_claim()
-            name = fragment_name(label, self._box)
-            self._written(write_fragment(self._folder, name, mesh, plan.source.resolution_nm))
-            place = piece_box(0, plan.cells.position(self._cell))
-            self._work.out.add(Owner(SHARDS, self._sharding.shard_number(label)), label, place, b"")
-        self._sent += 1
+        self._files += 1
         self._work.clock.lap("encode")
 
     def finish(self, counts: MeshCounts) -> MeshCounts:
-        """Write what is one file for the whole cell, and return `counts` with what was written."""
-        if self._plan.mesh_format == "fragments":
-            data = map_buffer.join_packed(self._packed, _COMPRESSION)
-            check_claim(self._plan.claim)
-            self._folder.write(frags_name(self._box), data)
-            self._written(len(data))
+        """Return `counts` with what was written."""
         self._work.out.keep()
-        self._work.clock.lap("encode")
         return replace(
-            counts,
-            faces=(self._faces,),
-            fragments=(self._sent,),
-            files=self._files,
-            file_bytes=self._bytes,
+            counts, faces=(self._faces,), fragments=(self._files,), files=self._files, file_bytes=self._bytes
         )
 
     def _check_claim(self) -> None:
@@ -192,6 +175,41 @@ class CellFiles:
             check_claim(self._plan.claim)
             self._checked = time.monotonic()
 
-    def _written(self, size: int) -> None:
-        self._files += 1
-        self._bytes += size
+
+class FragmentPack:
+    """Takes the surfaces of a cell, and writes them as one file."""
+
+    def __init__(self, plan: MeshPlan, cell: int, work: ElementWork) -> None:
+        self._plan, self._work, self._name = plan, work, frags_name(plan.own_voxels(cell))
+        self._packed: dict[int, bytes] = {}
+        self._faces = 0
+
+    def add(self, label: int, mesh: Mesh) -> None:
+        """Take the surface of a label."""
+        data = encode_mesh(mesh, self._plan.source.resolution_nm)
+        self._packed[label] = map_buffer.pack_value(data, _COMPRESSION, _LEVEL)
+        self._faces += len(mesh.faces)
+        self._work.clock.lap("encode")
+
+    def finish(self, counts: MeshCounts) -> MeshCounts:
+        """Write the file, and return `counts` with what was written."""
+        data = map_buffer.join_packed(self._packed, _COMPRESSION)
+        check_claim(self._plan.claim)
+        Folder(join(self._plan.claim.url, self._plan.folder)).write(self._name, data)
+        self._work.out.keep()
+        self._work.clock.lap("encode")
+        return replace(counts, faces=(self._faces,), fragments=(len(self._packed),), files=1, file_bytes=len(data))
+
+
+CellOutput = CellPieces | LegacyFiles | FragmentPack
+
+
+def output_of_cell(plan: MeshPlan, cell: int, work: ElementWork, labels: int) -> CellOutput:
+    """Return what takes the surfaces of a cell of the finest level, of `labels` labels that are meshed in all."""
+    match plan.output:
+        case MultiresMeshes():
+            return CellPieces(plan, work, labels, 0, plan.cells.position(cell))
+        case LegacyMeshes():
+            return LegacyFiles(plan, cell, work, labels)
+        case FragmentPacks():
+            return FragmentPack(plan, cell, work)

@@ -84,7 +84,7 @@ class CellReading:
     def blocks(self, box: Box) -> Iterator[Block]:
         """Yield the blocks of `box`, which lies in the bounds, in order."""
         plan, holes = self._plan, list[Box]()
-        grid = Grid(box, plan.block.cell, plan.block.origin)
+        grid = Grid(box, plan.voxels.block.cell, plan.voxels.block.origin)
         boxes = (grid.box(grid.position(index)) for index in range(len(grid)))
         reading = RegionReading(boxes, f"cell {box}", self._work.clock, holes)
         for block, voxels in self._worker.reader.read(reading):

@@ -13,7 +13,7 @@ from beam_volumes.codecs import Array
 from beam_volumes.geometry import Vec
 from beam_volumes.meshing.elements import CellReading
 from beam_volumes.meshing.label_kernels import number_voxels
-from beam_volumes.meshing.labels import LabelRows
+from beam_volumes.meshing.label_rows import LabelRows
 from beam_volumes.meshing.marching_cubes import Surfaces, count_surfaces, extract_surfaces
 from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
 from beam_volumes.meshing.mesh_plan import MeshPlan
@@ -50,8 +50,8 @@ class Forged(NamedTuple):
 def forge(plan: MeshPlan, cell: int, labels: LabelRows, reading: CellReading, clock: Clock) -> Iterator[Forged]:
     """Yield the surfaces of `labels` (sorted) in a cell, by label; those without any are left out.
 
-    Memory: the voxels of the cell, as they are stored and as 32-bit numbers, `plan.surface_bytes` of raw surfaces, and
-    the largest of them being simplified.
+    Memory: the voxels of the cell, as they are stored and as 32-bit numbers, a share of raw surfaces (see
+    `VoxelInput`), and the largest of them being simplified.
     """
     box = plan.mesh_voxels(cell)
     return forge_voxels(plan, reading.padded(box), np.ascontiguousarray(labels["label"]), box.start, clock)
@@ -68,7 +68,7 @@ def forge_voxels(plan: MeshPlan, voxels: Array, labels: Labels, start: Vec, cloc
     clock.lap("surface")
     x, y, z = start
     origin = (x * UNITS + _HALF_VOXEL, y * UNITS + _HALF_VOXEL, z * UNITS + _HALF_VOXEL)
-    for first, last in _batches(counts, plan.surface_bytes):
+    for first, last in _batches(counts, plan.voxels.share_bytes):
         surfaces = extract_surfaces(numbers, counts, first, last)
         clock.lap("surface")
         for number in range(first, last + 1):
@@ -80,8 +80,8 @@ def forge_voxels(plan: MeshPlan, voxels: Array, labels: Labels, start: Vec, cloc
 def _finished(plan: MeshPlan, label: int, raw: Mesh, clock: Clock) -> Forged:
     mesh = without_cavities(raw) if plan.fill_holes else raw
     clock.lap("surface")
-    how = plan.simplification
-    done = simplify(mesh, plan.source.resolution_nm, round(len(mesh.faces) / how.factor), how.max_error_nm)
+    target = round(len(mesh.faces) / plan.voxels.simplification_factor)
+    done = simplify(mesh, plan.source.resolution_nm, target, plan.max_error_at(0))
     clock.lap("simplify")
     reach = raw.reach_nm(plan.source.resolution_nm) if plan.index else None
     return Forged(label, done.mesh, len(raw.faces), done.fell_back, done.crowded, reach)

@@ -9,11 +9,9 @@ from dataclasses import dataclass, replace
 from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.meshing.mesh_info import BOUNDS, LOW, OVERLAP
-from beam_volumes.meshing.mesh_plan import FragmentFiles
-from beam_volumes.meshing.mesh_planning import CellSizes
+from beam_volumes.meshing.mesh_input import FragmentFiles
 from beam_volumes.number_lists import NumberList
 from beam_volumes.precomputed.info import Json
-from beam_volumes.reading_plan import Lattice
 from beam_volumes.sources import Source
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
@@ -38,7 +36,7 @@ class FragmentSource:
     mip: int
     info: Json
 
-    def cells_of(self, source: Source) -> tuple[FragmentFiles, CellSizes]:
+    def cells_of(self, source: Source) -> tuple[FragmentFiles, Grid]:
         """Return the files, and the cells of the finest level of detail: one for each file.
 
         Surfaces meet in planes through centers of voxels: of the last voxels of a box where it reaches one voxel below,
@@ -60,9 +58,8 @@ class FragmentSource:
                 f"{self.url}/{self.folder}/info: expected boxes that leave room for closed borders, came {shape} in a "
                 f"volume of {bounds.shape}: forge the fragments again"
             )
-        block = Lattice(source.chunk, source.chunk_origin)
         index = find_index_files(self.url, self.folder) if self.info.get("spatial_index") else None
-        return FragmentFiles(join(self.url, self.folder), tasks, index, None), CellSizes(cells, block)
+        return FragmentFiles(join(self.url, self.folder), tasks, index, None), cells
 
     def only_of(self, files: FragmentFiles, database: str, labels: list[int]) -> FragmentFiles:
         """Return those of `files` that hold one of `labels`, as a database of the spatial index tells.

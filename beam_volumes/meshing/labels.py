@@ -15,24 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from beam_volumes.meshing.cell_fragments import labels_of_fragments
-from beam_volumes.meshing.elements import CellReading, ElementOutput, ElementWork, working_on
+from beam_volumes.meshing.cell_input import input_of_cell
+from beam_volumes.meshing.elements import ElementOutput, working_on
+from beam_volumes.meshing.label_rows import LABEL_ROW, LabelRows, label_rows
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan
-from beam_volumes.meshing.shared_planes import SharedPlanes
 from beam_volumes.number_lists import NumberList
 from beam_volumes.parcels import Owner, Parcel, ParcelReader
 from beam_volumes.precomputed.murmur import murmurhash3
-from beam_volumes.receipts import record_holes
-from beam_volumes.voxel_counts import LabelCounter, Table, add_up
-
-LABEL_ROW = np.dtype([("label", "<u8"), ("voxels", "<u8")])
-"""A label and its voxels: in one cell, or in the volume."""
 
 ALL_LABELS = 1
 """The stream of pieces for the table of all labels; those of stream 0 are for cells."""
-
-LabelRows = npt.NDArray[np.void]
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class LabelChoice:
 def count_cell(plan: MeshPlan, cell: int) -> ElementOutput:
     """Count the labels of a cell, and send each to the part of the labels that it belongs to.
 
-    Parcels: (0, part). Memory: `plan.table_bytes`, and blocks that wait for the server.
+    Parcels: (0, part). Memory: a share of voxels, see `VoxelInput`, and blocks that wait for the server.
 
     Raises:
         SourceError, ServerError: voxels cannot be read, or roots not be had.
@@ -79,14 +72,15 @@ def count_cell(plan: MeshPlan, cell: int) -> ElementOutput:
     with working_on(plan, f"labels-{cell}.pack") as work:
         if work.taken:
             return work.taken
-        heard, counts = _labels_of_fragments(plan, cell) if plan.fragments else _labels_of_voxels(plan, cell, work)
+        read = input_of_cell(plan, cell, work)
+        heard = read.labels()
         box = plan.own_voxels(cell)
         work.out.add(Owner(0, _home(plan, cell)), cell, box, b"")
         for there, rows in heard.items():
             for part, told in _parted(rows, plan.label_parts):
                 work.out.add(Owner(0, part), there, box, told.tobytes())
         pairs = sum(len(rows) for rows in heard.values())
-        return work.output(replace(counts, counted=1, empty=int(not len(heard[cell])), pairs=pairs))
+        return work.output(read.counted(MeshCounts(counted=1, empty=int(not len(heard[cell])), pairs=pairs)))
 
 
 def _home(plan: MeshPlan, cell: int) -> int:
@@ -100,38 +94,6 @@ def _parted(rows: LabelRows, parts: int) -> Iterator[tuple[int, LabelRows]]:
     order = np.argsort(part_of, kind="stable")
     found, starts = np.unique(part_of[order], return_index=True)
     return zip(found.tolist(), np.split(rows[order], starts)[1:], strict=True)
-
-
-def _labels_of_voxels(plan: MeshPlan, cell: int, work: ElementWork) -> tuple[dict[int, LabelRows], MeshCounts]:
-    """Return the labels of a cell and their voxels; and for the next cells those in common planes, of no voxels."""
-    full = list[Table]()
-    counter = LabelCounter(plan.table_bytes, full.append, with_boxes=False)
-    reading, shared = CellReading(plan, cell, work), SharedPlanes(plan, cell)
-    for block, values in reading.blocks(plan.own_voxels(cell)):
-        counter.add(values, block.start)
-        shared.add(block, values)
-        work.clock.lap("count")
-    table = add_up([*full, counter.take()])
-    rows = {cell: _rows(table["label"], table["voxels"])}
-    rows |= {there: _rows(labels, np.zeros(len(labels), np.uint64)) for there, labels in shared.labels()}
-    return rows, reading.counted(MeshCounts())
-
-
-def _labels_of_fragments(plan: MeshPlan, cell: int) -> tuple[dict[int, LabelRows], MeshCounts]:
-    """Return the labels that have a fragment in a cell; of how many voxels nobody knows."""
-    assert plan.fragments is not None, "fragments are merged"
-    keys = labels_of_fragments(plan.fragments, cell, fill_missing=plan.fill_missing)
-    if keys is None:
-        record_holes(plan.claim, cell, [plan.fragments.box(cell)])
-        keys = np.empty(0, np.uint64)
-    return {cell: _rows(keys, np.zeros(len(keys), np.uint64))}, MeshCounts()
-
-
-def _rows(labels: npt.NDArray[np.uint64], voxels: npt.NDArray[np.uint64]) -> LabelRows:
-    """Return rows of labels, without background."""
-    rows = np.empty(len(labels), LABEL_ROW)
-    rows["label"], rows["voxels"] = labels, voxels
-    return rows[rows["label"] != 0]
 
 
 def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Sequence[Parcel]) -> ElementOutput:
@@ -158,7 +120,7 @@ def choose_labels(plan: MeshPlan, choice: LabelChoice, part: int, parcels: Seque
             if last > first or (is_made and part == _home(plan, cell)):
                 told = totals[pairs["label"][first:last]]
                 work.out.add(Owner(0, cell), part, plan.own_voxels(cell), told.tobytes())
-        if plan.segment_properties:
+        if plan.output.segment_properties:
             work.out.add(Owner(ALL_LABELS, 0), part, plan.bounds, totals[chosen].tobytes())
         counts = MeshCounts(
             pairs_added=len(heard.pairs),
@@ -198,7 +160,7 @@ def _heard(plan: MeshPlan, parcels: Sequence[Parcel]) -> _Heard:
     pairs = np.empty(len(rows), _PAIR)
     pairs["cell"] = np.repeat(numbers, counts.astype(np.int64))
     labels, pairs["label"] = np.unique(rows["label"], return_inverse=True)
-    totals = _rows(labels, np.zeros(len(labels), np.uint64))
+    totals = label_rows(labels, 0)
     np.add.at(totals["voxels"], pairs["label"], rows["voxels"])
     return _Heard(cells, totals, pairs)
 

@@ -7,14 +7,13 @@ surfaces of a level fit together without anybody having seen more than one cell,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from beam_volumes.meshing.cell_fragments import meshes_of_fragments, reaches_in_index
-from beam_volumes.meshing.cell_output import CellFiles, CellIndex, CellPieces
-from beam_volumes.meshing.elements import CellReading, ElementOutput, ElementWork, working_on
-from beam_volumes.meshing.forging import Forged, forge
-from beam_volumes.meshing.labels import LabelRows, chosen_labels
+from beam_volumes.meshing.cell_input import input_of_cell
+from beam_volumes.meshing.cell_output import CellIndex, CellPieces, output_of_cell
+from beam_volumes.meshing.elements import ElementOutput, working_on
+from beam_volumes.meshing.labels import chosen_labels
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
@@ -46,31 +45,15 @@ def forge_cell(plan: MeshPlan, labels: int, cell: int, parcels: Sequence[Parcel]
         if work.taken:
             return work.taken
         chosen = chosen_labels(plan, parcels)
-        reading, counts = CellReading(plan, cell, work), MeshCounts(cells=1, pairs_meshed=len(chosen))
-        out: CellFiles | CellPieces
-        if plan.mesh_format == "multires":
-            out = CellPieces(plan, work, labels, 0, plan.cells.position(cell))
-        else:
-            out = CellFiles(plan, work, labels, cell)
-        index = CellIndex(plan, cell)
-        for surface in _surfaces(plan, cell, chosen, reading, work):
+        read, counts = input_of_cell(plan, cell, work), MeshCounts(cells=1, pairs_meshed=len(chosen))
+        out, index = output_of_cell(plan, cell, work, labels), CellIndex(plan, cell)
+        for surface in read.surfaces(chosen) if len(chosen) else ():
             counts = _counting(counts, surface.fell_back, surface.crowded, surface.raw_faces)
             out.add(surface.label, surface.mesh)
             index.add(surface)
         index.write()
         work.clock.lap("encode")
-        return work.output(out.finish(reading.counted(counts)))
-
-
-def _surfaces(
-    plan: MeshPlan, cell: int, chosen: LabelRows, reading: CellReading, work: ElementWork
-) -> Iterable[Forged]:
-    if not len(chosen):
-        return ()
-    if plan.fragments is None:
-        return forge(plan, cell, chosen, reading, work.clock)
-    found, reaches = meshes_of_fragments(plan, cell, chosen["label"].tolist()), reaches_in_index(plan, cell)
-    return (Forged(label, mesh, len(mesh.faces), False, 0, reaches.get(label)) for label, mesh in found)
+        return work.output(out.finish(read.counted(counts)))
 
 
 def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parcel]) -> ElementOutput:
@@ -95,13 +78,12 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 joined = weld([Mesh.from_bytes(data) for _, data in pieces], out.inner_planes())
                 joined = without_cavities(joined) if plan.fill_holes else joined
                 work.clock.lap("weld")
-                how = plan.simplification
                 # The outer border stays as it is, and so do the triangles on it.
                 border = count_edges(joined.faces, len(joined.vertices)).open
-                target = border + round(max(len(joined.faces) - border, 0) / how.factor_of(key.level))
-                done = simplify(joined, plan.source.resolution_nm, target, how.max_error_at(key.level), fit=True)
+                target = border + round(max(len(joined.faces) - border, 0) / plan.multires.factor_of(key.level))
+                done = simplify(joined, plan.source.resolution_nm, target, plan.max_error_at(key.level), fit=True)
                 # A fragment under its cap is also a piece of which the level above can hold eight: that comes first.
-                most = max(border, plan.max_fragment_bytes // _BYTES_PER_FACE)
+                most = max(border, plan.multires.max_fragment_bytes // _BYTES_PER_FACE)
                 if len(done.mesh.faces) > most:
                     done = simplify(done.mesh, plan.source.resolution_nm, most, None)
                 work.clock.lap("simplify")

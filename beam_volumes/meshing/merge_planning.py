@@ -13,7 +13,8 @@ from beam_volumes.meshing.cell_fragments import meshes_of_fragments
 from beam_volumes.meshing.labels import LabelChoice
 from beam_volumes.meshing.legacy import SUFFIX, parse_frags_name
 from beam_volumes.meshing.mesh import Mesh
-from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan
+from beam_volumes.meshing.mesh_input import FragmentFiles
+from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.meshing.topology import count_edges
@@ -76,7 +77,7 @@ def estimate(plan: MeshPlan, choice: LabelChoice, listed: list[Entry]) -> MergeE
     shares, share = 0.0, 1.0
     for lod in range(1, plan.num_lods):
         shares += share
-        share /= plan.simplification.factor_of(lod)
+        share /= plan.multires.factor_of(lod)
     return MergeEstimate(
         faces=round(of.faces * scale),
         encoded_bytes=round((of.bytes + of.coarse_bytes * shares) * scale),
@@ -88,7 +89,6 @@ def estimate(plan: MeshPlan, choice: LabelChoice, listed: list[Entry]) -> MergeE
 def _measure(plan: MeshPlan, choice: LabelChoice, entry: Entry, of: _Measured) -> None:
     """Add what is measured of one file, or of the first labels in it."""
     files = plan.fragments
-    assert files is not None, "fragments are merged"
     box = parse_frags_name(entry.name)
     position = next(files.tasks.positions_meeting(box), None) if box else None
     if position is None:
@@ -123,14 +123,13 @@ def _encode(plan: MeshPlan, mesh: Mesh, position: Vec) -> int:
     if plan.num_lods == 1:
         return 0
     border, (x, y, z) = count_edges(mesh.faces, len(mesh.vertices)).open, position
-    target = border + round(max(len(mesh.faces) - border, 0) / plan.simplification.factor_of(1))
-    done = simplify(mesh, plan.source.resolution_nm, target, plan.simplification.max_error_at(1))
+    target = border + round(max(len(mesh.faces) - border, 0) / plan.multires.factor_of(1))
+    done = simplify(mesh, plan.source.resolution_nm, target, plan.max_error_at(1))
     return len(encode_fragment(done.mesh, plan.grid, 1, (x // 2, y // 2, z // 2)).data)
 
 
 def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
     """Return what `--plan` prints of a merge, row by row."""
-    assert plan.fragments is not None, "fragments are merged"
     files = list_files(plan.fragments)
     guess = estimate(plan, choice, files)
     memory = PROCESS_BYTES + (files[-1].bytes if files else 0) + _SURFACES * guess.largest_surface_bytes

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 
 from beam_volumes.errors import ConservationError
 from beam_volumes.meshing.assembly import WrittenMeshes
-from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh_counts import MeshCounts
+from beam_volumes.meshing.mesh_info import PROPERTIES_FOLDER
 from beam_volumes.meshing.mesh_picture import PICTURE
 from beam_volumes.meshing.mesh_plan import MeshPlan
-from beam_volumes.meshing.segment_properties import FOLDER
 from beam_volumes.spatial_index.files import SUFFIX
 from beam_volumes.storage import Folder, join
 
@@ -42,13 +41,11 @@ class MeshFiles(NamedTuple):
 def written_files(plan: MeshPlan, counts: MeshCounts, written: Iterable[WrittenMeshes]) -> MeshFiles:
     """Return the files that a run has written: its cells, and who gathered the fragments of labels."""
     written = list(written)
-    if plan.is_sharded:
+    if plan.output.sharded:
         spec = plan.sharding(counts.labels)
         return MeshFiles({spec.shard_name(w.receipt.shard): w.receipt.bytes for w in written}, 0, 0)
     labels, size = sum(w.receipt.chunks for w in written), sum(w.receipt.bytes for w in written)
-    # A manifest for each label, and in the newer format a file of all its fragments.
-    per_label = 2 if plan.mesh_format == "multires" else 1
-    return MeshFiles({}, counts.files + per_label * labels, counts.file_bytes + size)
+    return MeshFiles({}, counts.files + plan.output.files_per_label * labels, counts.file_bytes + size)
 
 
 def check_files(plan: MeshPlan, expected: MeshFiles) -> None:
@@ -63,7 +60,7 @@ def check_files(plan: MeshPlan, expected: MeshFiles) -> None:
     for entry in Folder(join(plan.claim.url, plan.folder)).entries():
         if SUFFIX in entry.name:
             of_index.add(entry.name)
-        elif entry.name not in _BESIDES and not entry.name.startswith(f"{FOLDER}/"):
+        elif entry.name not in _BESIDES and not entry.name.startswith(f"{PROPERTIES_FOLDER}/"):
             found[entry.name] = entry.bytes
     shards = {name: size for name, size in found.items() if name.endswith(".shard")}
     others = {name: size for name, size in found.items() if name not in shards}
@@ -72,10 +69,9 @@ def check_files(plan: MeshPlan, expected: MeshFiles) -> None:
         wrong = [(name, *both) for name, both in sorted(sizes.items()) if both[0] != both[1]]
         told = [f"{name} ({_bytes(came, 'missing')}, not {_bytes(size, 'there')})" for name, came, size in wrong]
         raise _error(plan, f"the {len(expected.shards):,} shards that this run has written", told)
-    if plan.mesh_format == "fragments":
-        names = {frags_name(plan.own_voxels(cell)) for cell in range(len(plan.cells))}
-        if names != others.keys():
-            raise _error(plan, f"a file of fragments for each of {len(names):,} boxes", sorted(names ^ others.keys()))
+    names = plan.output.names(map(plan.own_voxels, range(len(plan.cells))))
+    if names is not None and names != others.keys():
+        raise _error(plan, f"a file of fragments for each of {len(names):,} boxes", sorted(names ^ others.keys()))
     if (len(others), sum(others.values())) != (expected.others, expected.other_bytes):
         came = f"{len(others):,} files of {sum(others.values()):,} bytes"
         raise _error(plan, f"{expected.others:,} files of {expected.other_bytes:,} bytes", [came])

@@ -16,6 +16,9 @@ OVERLAP, LOW, HIGH = "overlap", "low", "high"
 BOUNDS = "bounds"
 """The voxels of which there are fragments, start and stop; only where they are not all of the volume."""
 
+PROPERTIES_FOLDER = "segment_properties"
+"""Below the folder of the meshes, whose `info` names it: a table of their labels."""
+
 _IDENTITY = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
 """Stored coordinates to nm; 3 rows of 4, row by row."""
 

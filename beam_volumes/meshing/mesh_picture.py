@@ -79,7 +79,7 @@ def _level_drawn(plan: MeshPlan, size: int) -> tuple[int, float]:
     """Return which level of detail is drawn of meshes of `size` bytes, and what part of the finest it is, inverted."""
     factor = 1.0
     for lod in range(plan.num_lods):
-        factor *= plan.simplification.factor_of(lod) if lod else 1
+        factor *= plan.multires.factor_of(lod) if lod else 1
         if size <= _ENOUGH_BYTES * factor:
             break
     return lod, factor
@@ -91,7 +91,7 @@ def _read(plan: MeshPlan, labels: list[int], lod: int) -> list[LabelMesh]:
     volume = CloudVolume(plan.claim.url, mesh_dir=plan.folder, use_https=False, progress=False)
     meshes = list[LabelMesh]()
     for label in labels:
-        mesh = volume.mesh.get(label, **({"lod": lod} if plan.mesh_format == "multires" else {}))
+        mesh = volume.mesh.get(label, **plan.output.level_option(lod))
         mesh = mesh[label] if isinstance(mesh, dict) else mesh
         meshes.append((label, np.asarray(mesh.vertices, np.float32), np.asarray(mesh.faces, np.uint32)))
     return meshes

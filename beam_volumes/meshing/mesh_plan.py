@@ -10,16 +10,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple, TypeVar
 
 from beam_volumes.geometry import Box, Grid, Vec
-from beam_volumes.meshing.legacy import frags_name
 from beam_volumes.meshing.mesh import UNITS
 from beam_volumes.meshing.mesh_grid import MeshGrid
+from beam_volumes.meshing.mesh_input import FragmentFiles, MeshInput, VoxelInput
+from beam_volumes.meshing.mesh_output import MeshOutput, MultiresMeshes
 from beam_volumes.number_lists import NumberList
 from beam_volumes.precomputed.sharding import ShardingSpec, sharding_of_labels
 from beam_volumes.provenance import Launch
-from beam_volumes.reading_plan import Lattice, ReadingPlan
 from beam_volumes.runs import Claim
 from beam_volumes.sources import Source
 from beam_volumes.spatial_index.files import IndexFiles
@@ -30,28 +30,7 @@ _LEAST_ELEMENTS = 16
 
 _CELLS_PER_LABEL_PART = 128
 
-
-class Simplification(NamedTuple):
-    """How far surfaces are simplified.
-
-    Attributes:
-        factor: at the finest level, triangles of marching cubes for each that is left.
-        lod_factors: triangles of a level of detail for each of the next coarser one; the last one goes on.
-        max_error_nm: how far the finest level may be off; each coarser one twice as far.
-
-    """
-
-    factor: float
-    lod_factors: tuple[float, ...]
-    max_error_nm: float
-
-    def factor_of(self, lod: int) -> float:
-        """Return the factor between a level of detail, from 1 on, and the one before it."""
-        return self.lod_factors[min(lod, len(self.lod_factors)) - 1]
-
-    def max_error_at(self, lod: int) -> float:
-        """Return how far a level of detail may be off, nm."""
-        return self.max_error_nm * 2**lod
+KindT = TypeVar("KindT")
 
 
 class PartKey(NamedTuple):
@@ -59,6 +38,12 @@ class PartKey(NamedTuple):
 
     level: int
     number: int
+
+
+class Cells(NamedTuple):
+    """The cells of the finest level, as the regions that are read."""
+
+    regions: Grid
 
 
 class Remade(NamedTuple):
@@ -75,32 +60,6 @@ class Remade(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FragmentFiles:
-    """Files of fragments, one for each cell.
-
-    Attributes:
-        url: their folder.
-        tasks: the boxes that they are named by, voxels; one for each cell, in the same order.
-        index: the files that tell which labels are in which box; None where there are none.
-        wanted: the cells that are read; None for all.
-
-    """
-
-    url: str
-    tasks: Grid
-    index: IndexFiles | None
-    wanted: NumberList | None
-
-    def box(self, cell: int) -> Box:
-        """Return the box that the file of a cell is named by."""
-        return self.tasks.box(self.tasks.position(cell))
-
-    def name(self, cell: int) -> str:
-        """Return the file of a cell."""
-        return frags_name(self.box(cell))
-
-
-@dataclass(frozen=True)
 class MeshPlan:
     """Everything that a worker needs to know of a run; picklable, and the same in every worker.
 
@@ -108,22 +67,13 @@ class MeshPlan:
         server: None where voxels are taken as they are.
         bounds: the voxels that are meshed.
         cells: of the finest level, in cubes: see the module.
-        block: how a cell is read.
-        num_lods: levels of detail; 1 is the finest alone.
-        bits: of a quantized position.
+        input: what is read of cells.
+        output: what is written.
+        max_error_nm: how far the finest level may be off; each coarser one twice as far.
         fill_holes: whether cavities are dropped.
-        max_fragment_bytes: of a multi-resolution mesh.
-        mesh_format: "multires"; "legacy", files of a single level with manifests; or "fragments", all of a cell in one
-            file, to be merged later.
-        sharded: whether meshes are stored in shards, not as files of their own.
         folder: of the meshes, below the volume.
         index: the files that tell which labels are in which cell; None where none are written.
-        fragments: what is merged instead of voxels; None where these are meshed.
-        segment_properties: whether a table of the labels is written for viewers.
         picture: whether some meshes are drawn.
-        lookahead_bytes: how many bytes of voxels may wait for the server in one worker.
-        surface_bytes: of memory for the surfaces that marching cubes makes at a time.
-        table_bytes: of memory for the labels of a cell.
         listed: how many labels are asked for; None where all are.
         inline_bytes: what an element may send to one owner without a pack.
         launch: who launched it, with which versions.
@@ -136,32 +86,52 @@ class MeshPlan:
     server: Server | None
     bounds: Box
     cells: Grid
-    block: Lattice
-    num_lods: int
-    bits: int
-    simplification: Simplification
+    input: MeshInput
+    output: MeshOutput
+    max_error_nm: float
     fill_holes: bool
-    max_fragment_bytes: int
-    mesh_format: Literal["multires", "legacy", "fragments"]
-    sharded: bool
     folder: str
     index: IndexFiles | None
-    fragments: FragmentFiles | None
-    segment_properties: bool
     picture: bool
     fill_missing: bool
-    lookahead_bytes: int
-    surface_bytes: int
-    table_bytes: int
     listed: int | None
     inline_bytes: int
     launch: Launch
     remade: Remade | None = None
 
     @property
-    def reading(self) -> ReadingPlan:
+    def voxels(self) -> VoxelInput:
+        """What is read, for those who read voxels."""
+        return _known(self.input, VoxelInput)
+
+    @property
+    def fragments(self) -> FragmentFiles:
+        """What is read, for those who merge fragments."""
+        return _known(self.input, FragmentFiles)
+
+    @property
+    def multires(self) -> MultiresMeshes:
+        """What is written, for those who make levels of detail."""
+        return _known(self.output, MultiresMeshes)
+
+    @property
+    def num_lods(self) -> int:
+        """Levels of detail; 1 is the finest alone."""
+        return self.output.num_lods
+
+    @property
+    def lookahead_bytes(self) -> int:
+        """How many bytes of voxels may wait for the server in one worker."""
+        return self.voxels.share_bytes
+
+    def max_error_at(self, lod: int) -> float:
+        """Return how far a level of detail may be off, nm."""
+        return self.max_error_nm * 2**lod
+
+    @property
+    def reading(self) -> Cells:
         """The cells as regions, as `ListRegions` takes them."""
-        return ReadingPlan(self.cells, self.block)
+        return Cells(self.cells)
 
     def needs_region(self, region: int) -> bool:
         """Whether a cell is to be looked at; the packs of an interrupted run are taken up."""
@@ -177,13 +147,13 @@ class MeshPlan:
         """The cells that are looked at first; None for all."""
         if self.remade is not None:
             return self.remade.counted
-        return self.fragments.wanted if self.fragments else None
+        return self.input.wanted
 
     @property
     def grid(self) -> MeshGrid:
         """The cells in the coordinates of meshes; their corners are centers of voxels."""
         x, y, z = (n * UNITS + UNITS // 2 for n in self.cells.first)
-        return MeshGrid.of_voxels((x, y, z), self.cells.cell, self.source.resolution_nm, self.bits)
+        return MeshGrid.of_voxels((x, y, z), self.cells.cell, self.source.resolution_nm, self.multires.bits)
 
     def level(self, level: int) -> Grid:
         """Return the cells of a level of detail, in cubes."""
@@ -233,11 +203,6 @@ class MeshPlan:
         """Return the position of an element's cell."""
         return self.level(key.level).position(key.number // self.parts(key.level))
 
-    @property
-    def is_sharded(self) -> bool:
-        """Whether meshes stand in shards; the legacy format has none."""
-        return self.sharded and self.mesh_format == "multires"
-
     def sharding(self, labels: int) -> ShardingSpec:
         """Return the sharding of so many labels; without shards, who writes which files."""
         return sharding_of_labels(labels)
@@ -249,19 +214,23 @@ class MeshPlan:
             DestinationError: they cannot be written.
 
         """
-        fragments, remade, scratch = self.fragments, self.remade, self.claim.scratch
-        if fragments and fragments.wanted:
-            fragments = replace(fragments, wanted=fragments.wanted.kept(scratch, "wanted.list"))
+        remade, scratch = self.remade, self.claim.scratch
         if remade:
             counted = remade.counted and remade.counted.kept(scratch, "counted.list")
             remade = Remade(remade.cells.kept(scratch, "cells.list"), counted)
-        return replace(self, fragments=fragments, remade=remade)
+        return replace(self, input=self.input.kept(scratch), remade=remade)
 
     @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do, as far as it is known without a look at the labels."""
         counted = len(self.cells) if self._counted is None else len(self._counted)
         return {"counted": counted, "cells": counted if self.remade is None else len(self.remade.cells)}
+
+
+def _known(value: object, kind: type[KindT]) -> KindT:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected a run of {kind.__name__}, came one of {type(value).__name__}")
+    return value
 
 
 def _scaled(vec: Vec, factor: int) -> Vec:

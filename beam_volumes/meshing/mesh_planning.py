@@ -179,7 +179,7 @@ def _no_labels(option: str, text: str) -> str:
 
 def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
     """Return what `--plan` prints, row by row."""
-    source, cells = plan.source, plan.cells
+    source, cells, block = plan.source, plan.cells, plan.voxels.block.cell
     seconds, faces = _estimate(plan)
     voxel_bytes = np.dtype(source.data_type).itemsize
     # Where only some files are made anew, what is counted for them.
@@ -190,7 +190,10 @@ def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
         ("layer", f"{source.url}, mip {source.mip}"),
         ("destination", f"{plan.claim.place} ({plan.claim.state})"),
         ("voxels", f"{plan.bounds} = {shape_text(plan.bounds.shape)} of {source.data_type}"),
-        ("cells", f"{len(cells):,} of {shape_text(cells.cell)}, read in blocks of {shape_text(plan.block.cell)}"),
+        (
+            "cells",
+            f"{len(cells):,} of {shape_text(cells.cell)}, read in blocks of {shape_text(block)}",
+        ),
         ("labels", f"{listed}, from {choice.dust_threshold:,} voxels on, without {len(choice.exclude):,}"),
         ("cells by level of detail", "; ".join(f"{len(plan.level(lod)):,}" for lod in range(plan.num_lods))),
         *([("boxes whose files are missing", f"{len(plan.remade.cells):,}")] if plan.remade else []),

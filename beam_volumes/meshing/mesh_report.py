@@ -7,16 +7,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
 from beam_volumes.errors import ConservationError, OptionError
-from beam_volumes.geometry import Box, Grid
 from beam_volumes.meshing.assembly import WrittenMeshes
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_files import MeshFiles, check_files, written_files
 from beam_volumes.meshing.mesh_folder import MeshFolder
-from beam_volumes.meshing.mesh_info import fragments_info, multiresolution_info
 from beam_volumes.meshing.mesh_picture import PICTURE, Drawing, draw, largest_meshes, write_picture
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.remaking import whole_claim
-from beam_volumes.meshing.segment_properties import FOLDER
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.receipts import recorded_holes
@@ -122,9 +119,9 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
         "labels of cells meshed": (counts.pairs_chosen, counts.pairs_meshed),
         "pieces joined": (counts.pieces, counts.joined),
     }
-    if plan.mesh_format != "fragments":
+    if plan.output.has_manifests:
         stages["fragments written"] = (sum(counts.fragments), totals.fragments)
-    if plan.segment_properties:
+    if plan.output.segment_properties:
         stages["labels listed"] = (counts.labels, totals.listed)
     wrong = [f"{name}: expected {planned}, came {done}" for name, (planned, done) in stages.items() if planned != done]
     if wrong:
@@ -138,7 +135,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
     """Return the content of the report; `times` are start and end, UNIX seconds; durations those of all workers."""
     counts, written = totals.counts, totals.written
     # Fragments of one box know nothing of those of the next.
-    meshed = counts.labels if plan.mesh_format == "fragments" else totals.labels
+    meshed = totals.labels if plan.output.has_manifests else counts.labels
     return {
         "pipeline": plan.claim.destination.task,
         "layer": plan.source.url,
@@ -164,7 +161,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
                 "without_a_surface": counts.labels - meshed,
             },
             "surfaces": {
-                f"triangles_of_{'fragments' if plan.fragments else 'marching_cubes'}": counts.raw_faces,
+                f"triangles_of_{plan.input.surfaces_of}": counts.raw_faces,
                 "simplified_otherwise": counts.fell_back,
                 "edges_with_more_than_two_triangles": counts.crowded,
                 "vertices_moved_into_their_cell": counts.clamped,
@@ -188,7 +185,7 @@ def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Js
         "not_encoded": list(counts.failures),
         "files": written_files(plan, counts, written)._asdict(),
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in written)]),
-        "holes": [str(box) for box in _holes(plan)],
+        "holes": [str(box) for box in plan.input.holes(plan.source, recorded_holes(plan.claim))],
     }
 
 
@@ -202,19 +199,9 @@ def _stored(plan: MeshPlan, counts: MeshCounts, written: list[WrittenMeshes]) ->
         "fragments_over_the_cap": sum(w.over_cap for w in written),
         "write_seconds": round(sum(w.seconds for w in written), 3),
     }
-    if plan.mesh_format == "fragments":
+    if not plan.output.has_manifests:
         return {"files of fragments": {"written": counts.files, "bytes": counts.file_bytes}}
     return {"shards": stored}
-
-
-def _holes(plan: MeshPlan) -> list[Box]:
-    """Return the chunks that are missing; each cell tells of its own part of one. Or the boxes without fragments."""
-    holes = recorded_holes(plan.claim)
-    if plan.fragments is not None:
-        return holes
-    source = plan.source
-    chunks = Grid(source.box, source.chunk, source.chunk_origin)
-    return sorted({chunks.box(position) for hole in holes for position in chunks.positions_meeting(hole)})
 
 
 def _server(counts: MeshCounts) -> Json:
@@ -226,11 +213,6 @@ def _with_info(plan: MeshPlan, counts: MeshCounts) -> Claim:
     destination = plan.claim.destination
     assert isinstance(destination, MeshFolder), "meshes go to a folder of meshes"
     index = plan.index.grid.info if plan.index else None
-    if plan.mesh_format != "multires":
-        bounds = None if plan.bounds == plan.source.box else plan.bounds
-        info = fragments_info(plan.source.mip, plan.cells.cell, index, bounds)
-    else:
-        sharding = plan.sharding(counts.labels) if plan.is_sharded else None
-        properties = FOLDER if plan.segment_properties else None
-        info = multiresolution_info(plan.source.mip, plan.bits, sharding, index, properties)
+    bounds = None if plan.bounds == plan.source.box else plan.bounds
+    info = plan.output.info(plan.source.mip, plan.cells.cell, bounds, index, counts.labels)
     return replace(plan.claim, destination=replace(destination, info=info))

@@ -25,7 +25,7 @@ def remaking(plan: MeshPlan, dust_threshold: int) -> MeshPlan:
     Whether a label is dust only the voxels of all cells tell. Without a threshold it is enough to count the cells
     themselves, and those that tell them of common planes.
     """
-    if plan.claim.state != "complete" or plan.mesh_format != "fragments":
+    if plan.claim.state != "complete":
         return plan
     missing = _missing_cells(plan)
     if not missing:

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from beam_volumes.errors import OptionError
-from beam_volumes.meshing.labels import LABEL_ROW
+from beam_volumes.meshing.label_rows import LABEL_ROW
+from beam_volumes.meshing.mesh_info import PROPERTIES_FOLDER
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.parcels import Parcel, ParcelReader
 from beam_volumes.runs import check_claim, remove_records
 from beam_volumes.storage import Folder
-
-FOLDER = "segment_properties"
-"""Below the folder of the meshes, whose `info` names it."""
 
 MOST_LABELS = 2_000_000
 """Some 60 MB of JSON, which a browser takes in before it shows anything."""
@@ -32,7 +30,7 @@ def check_number(plan: MeshPlan, labels: int) -> int:
         OptionError: there are more than a reader can take in; the place is free for another try.
 
     """
-    if plan.segment_properties and labels > MOST_LABELS:
+    if plan.output.segment_properties and labels > MOST_LABELS:
         remove_records(plan.claim)
         raise OptionError(
             f"--segment_properties: expected at most {MOST_LABELS:,} labels, which readers take in as a whole, came "
@@ -70,6 +68,6 @@ def write_properties(plan: MeshPlan, parcels: Sequence[Parcel]) -> int:
         },
     }
     data = json.dumps(content, separators=(",", ":")).encode()
-    name = f"{plan.folder}/{FOLDER}/info"
+    name = f"{plan.folder}/{PROPERTIES_FOLDER}/info"
     Folder(plan.claim.url).write(name, data, content_type="application/json")
     return len(rows)

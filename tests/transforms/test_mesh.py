@@ -15,8 +15,10 @@ from apache_beam.testing.util import assert_that, equal_to
 
 from beam_volumes import number_lists
 from beam_volumes.meshing import mesh_plan
-from beam_volumes.meshing.labels import LABEL_ROW, LabelChoice, choose_labels, chosen_labels, count_cell
-from beam_volumes.meshing.mesh_plan import FragmentFiles, MeshPlan, Remade
+from beam_volumes.meshing.label_rows import LABEL_ROW
+from beam_volumes.meshing.labels import LabelChoice, choose_labels, chosen_labels, count_cell
+from beam_volumes.meshing.mesh_input import FragmentFiles
+from beam_volumes.meshing.mesh_plan import MeshPlan, Remade
 from beam_volumes.number_lists import NumberList
 from beam_volumes.parcels import Owner, Parcel, ParcelWriter
 from beam_volumes.runs import take
@@ -55,9 +57,8 @@ def claimed(*options: str) -> MeshPlan:
     made = list[MeshPlan]()
 
     def keep(*args: Any) -> Any:
-        found = plan_meshes(*args)
-        made.append(found[0])
-        return found
+        made.append(plan_meshes(*args))
+        return made[0]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipelines.mesh.plan_meshes", keep)
@@ -145,7 +146,7 @@ def test_a_graph_is_small_however_many_labels_are_listed(planned: MeshPlan) -> N
     sizes = []
     for listed in (few, many):
         pipeline = beam.Pipeline(runner=FnApiRunner())
-        found = replace(planned, fragments=replace(files, wanted=listed), remade=Remade(listed, listed))
+        found = replace(planned, input=replace(files, wanted=listed), remade=Remade(listed, listed))
         write_meshes_of(found, LabelChoice(0, listed, listed), pipeline, ONE)
         sizes.append(pipeline.to_runner_api().ByteSize())
     assert sizes[1] < sizes[0] + 20_000
