@@ -1,9 +1,19 @@
-"""How voxels travel from the region, or the cell of a pyramid, that made them to their owner.
+"""How what an element has made, which is a region or a cell, travels to its owners, who take it from many elements.
 
-An owner is a shard, whose *pieces* are encoded: the part of one chunk that lies in the region, nearly always all of it;
-or it is a cell of the level above, whose pieces are tiles. What one region or cell has for one owner is a *parcel*: a
-table of its pieces, whose bytes stand in a pack file in scratch or, where small, in the parcel itself. The pieces of an
-owner stand side by side in a pack, in the order in which it takes them: from afar that is one request.
+What one element has for one owner is a *parcel*: a table of *pieces*, whose bytes stand in a pack file in scratch or,
+where small, in the parcel itself. The pieces of an owner stand side by side in a pack, in the order in which it takes
+them: from afar that is one request.
+
+Owners are told apart by two numbers, and an owner's pieces by a third one, and a box. What these are:
+
+    pieces                              stream, number             chunk                 box
+    encoded chunks, or parts of one     mip, shard                 its id in the scale   its voxels
+    tiles of a pyramid                  -level, cell of the level  0                     its voxels, of mip 0
+    labels of a cell of a mesh          0, part of the labels      the cell              voxels of the cell
+    those of them that are meshed       0, cell                    part of the labels    voxels of the cell
+    all labels that are meshed          1, 0                       part of the labels    all voxels
+    fragments of a mesh                 0, shard                   label                 cells of the finest level
+    surfaces that are joined            -level, part of the level  label                 cells of the finest level
 """
 
 from __future__ import annotations
@@ -37,8 +47,8 @@ PIECE = np.dtype(
         ("crc32c", "<u4"),
     ]
 )
-"""`stream` and `number` are the piece's owner, `chunk` its chunk's id; 0 in a tile. `start` and `stop` are its voxels
-(absolute, XYZ; of a tile those of mip 0), `offset` and `length` where its bytes stand."""
+"""`stream` and `number` are the piece's owner, `chunk`, `start` and `stop` (XYZ) the piece's own: see the module.
+`offset` and `length` are where its bytes stand."""
 
 _HELD_BYTES = 2**24
 """Of the pieces of an element; then they go to the pack, sorted. With more an owner has several ranges in a pack."""
@@ -54,18 +64,18 @@ _READ_COST = 2**9
 """From afar so much is read at a time, where a piece counts for its bytes and these."""
 
 PIECE_COMPRESSION, PIECE_LEVEL = "gzip", 1
-"""Around the voxels of a piece that is not a whole chunk, or of a tile; read once, soon."""
+"""Around the voxels of a part of a chunk, or of a tile; read once, soon."""
 
 
 class Owner(NamedTuple):
-    """Who takes a parcel: shard `number` of mip `stream`; or, where `stream` is -L, cell `number` of level L."""
+    """Who takes a parcel: a shard, a cell, a part of a table; see the module."""
 
     stream: int
     number: int
 
 
 class Parcel(NamedTuple):
-    """One region's pieces for one owner: a table of `PIECE`, and the pack they are in, or the bytes themselves."""
+    """One element's pieces for one owner: a table of `PIECE`, and the pack they are in, or the bytes themselves."""
 
     table: bytes
     pack: str
@@ -135,7 +145,7 @@ class ParcelWriter:
             self._pack.__exit__(kind, *rest)  # type: ignore[arg-type]
 
     def add(self, owner: Owner, chunk: int, box: Box, data: bytes) -> None:
-        """Add the voxels of `box`: a part of chunk number `chunk`, or a tile."""
+        """Add a piece; `chunk` and `box` tell its owner which."""
         self._held.add(owner, chunk, box, data)
         if len(self._held.data) > _HELD_BYTES:
             self._write_held(self.keep(), self._held.take_table())
@@ -217,7 +227,7 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
         pieces = np.frombuffer(b"".join(parcel.table for parcel in parcels), PIECE)
         order = _order(pieces)
         self.pieces = pieces[order]
-        """All pieces, by chunk id, then place."""
+        """All pieces, by chunk, then place."""
         self._from = np.repeat(
             np.arange(len(parcels), dtype=np.int32), [len(parcel.table) // PIECE.itemsize for parcel in parcels]
         )[order]
@@ -227,19 +237,19 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
         self._packs.__exit__()
 
     def chunks(self) -> Iterator[tuple[int, list[tuple[Box, bytes]]]]:
-        """Yield each chunk's id and its pieces; one chunk's bytes are in memory at a time."""
+        """Yield each chunk and its pieces; the bytes of one chunk are in memory at a time."""
         data = self.read(range(len(self.pieces)))
         for chunk, rows in self.groups():
             yield chunk, [(self.box(row), next(data)) for row in rows]
 
     def groups(self) -> Iterator[tuple[int, range]]:
-        """Yield each chunk's id and the rows of its pieces."""
+        """Yield each chunk and the rows of its pieces."""
         starts = np.flatnonzero(np.diff(self.pieces["chunk"], prepend=~self.pieces["chunk"][:1]))
         for first, last in itertools.pairwise([*starts.tolist(), len(self.pieces)]):
             yield int(self.pieces["chunk"][first]), range(first, last)
 
     def boxes(self) -> Iterator[Box]:
-        """Yield what each piece covers."""
+        """Yield the box of each piece."""
         return (self.box(row) for row in range(len(self.pieces)))
 
     def tiles(self) -> Iterator[tuple[Box, bytes]]:
@@ -257,7 +267,7 @@ class ParcelReader(AbstractContextManager["ParcelReader"]):
         return found
 
     def box(self, row: int) -> Box:
-        """Return what a piece covers."""
+        """Return the box of a piece."""
         piece = self.pieces[row]
         return Box(_vec(piece["start"]), _vec(piece["stop"]))
 
