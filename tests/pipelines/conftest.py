@@ -181,6 +181,13 @@ def only_error(text: str) -> str:
     return line
 
 
+def check_refusal(status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Make sure that a command was refused, in one line that matches `message`, and has said nothing else."""
+    out, err = capsys.readouterr()
+    assert (status, out, len(err.splitlines())) == (2, "", 1), (status, out, err)
+    assert re.search(message, only_error(err)), err
+
+
 def rows_of(printed: str) -> dict[str, str]:
     """Return what is printed as lines of `name: value`."""
     pairs = [line.split(": ", 1) for line in printed.splitlines() if line.startswith("  ")]

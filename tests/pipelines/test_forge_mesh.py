@@ -21,52 +21,26 @@ from beam_volumes.meshing.levels import forge_cell
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
 from pipelines.forge_mesh import main
-from tests.pipelines.conftest import Array, only_error, rows_of, stamps, tree
+from tests.pipelines.conftest import Array, check_refusal, only_error, rows_of, stamps, tree
 from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
     crossings,
     labels_in,
-    made_neurons,
     report,
     stage,
-    without_pictures,
     write_labels,
 )
 from tests.pipelines.mesh_reading import legacy_surface, weld
 from tests.pipelines.staged_meshes import CELL, FRAGMENTS, Nm, files, forge, half_voxels, named, pieces
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def neurons() -> Array:
-    return made_neurons()
-
-
-@pytest.fixture(scope="module")
-def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layer = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(layer, neurons)
-    return layer
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
 def layer(stored: Path, tmp_path: Path) -> Path:
-    """A segmentation at an odd place and of odd size."""
     return Path(shutil.copytree(stored, tmp_path / "layer"))
-
-
-@pytest.fixture(scope="module")
-def forged(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with fragments; not to be changed."""
-    layer = Path(shutil.copytree(stored, tmp_path_factory.mktemp("forged") / "layer"))
-    assert forge(layer, CELL) == 0
-    return layer
 
 
 CUTS: list[tuple[str, str, Vec, Nm]] = [
@@ -514,9 +488,7 @@ def test_options_that_cannot_work(
     args: list[str], message: str, untouched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main([f"--layer=file://{untouched}", *args])
-    out, err = capsys.readouterr()
-    assert (status, out, len(err.splitlines())) == (2, "", 1), (status, out, err)
-    assert re.search(message, only_error(err)), err
+    check_refusal(status, message, capsys)
 
 
 def test_holes_fail_or_are_background(layer: Path, neurons: Array, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,48 +18,23 @@ from beam_volumes.storage import Folder
 from beam_volumes.testing.mariadb_server import MariaDbServer
 from pipelines import export, index_mesh
 from pipelines.merge_mesh import main
-from tests.pipelines.conftest import Array, copy_of, only_error, rows_of, stamps, tree
+from tests.pipelines.conftest import Array, check_refusal, copy_of, only_error, rows_of, stamps, tree
 from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
     labels_in,
-    made_neurons,
     report,
     stage,
-    without_pictures,
     write_labels,
 )
 from tests.pipelines.mesh_reading import MeshReader
 from tests.pipelines.staged_meshes import CELL, FRAGMENTS, Nm, files, forge, merge, mesh, named
 
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 PASSWORD = "INDEX_PASSWORD"
 A_FILE = "-9-15_25-43_1001-1015.frags"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def neurons() -> Array:
-    return made_neurons()
-
-
-@pytest.fixture(scope="module")
-def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layer = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(layer, neurons)
-    return layer
-
-
-@pytest.fixture(scope="module")
-def forged(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A segmentation at an odd place and of odd size, with fragments; not to be changed."""
-    layer = copy_of(stored, tmp_path_factory.mktemp("forged") / "layer")
-    assert forge(layer, CELL) == 0
-    return layer
 
 
 @pytest.fixture
@@ -564,6 +539,4 @@ def test_options_that_cannot_work(
     args: list[str], message: str, untouched: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main([arg.replace("{}", f"--layer=file://{untouched}") for arg in args])
-    out, err = capsys.readouterr()
-    assert (status, out, len(err.splitlines())) == (2, "", 1), (status, out, err)
-    assert re.search(message, only_error(err)), err
+    check_refusal(status, message, capsys)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,37 +22,19 @@ from tests.pipelines.mesh_cases import (
     files,
     half_voxels,
     labels_in,
-    made_neurons,
     mesh,
     report,
     stage,
-    without_pictures,
     write_labels,
 )
 from tests.pipelines.mesh_reading import MeshReader, legacy_surface
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def neurons() -> Array:
-    return made_neurons()
-
-
-@pytest.fixture(scope="module")
-def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(folder, neurons)
-    return folder
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
 def layer(stored: Path, tmp_path: Path) -> Path:
-    """A segmentation at an odd place and of odd size."""
     return Path(shutil.copytree(stored, tmp_path / "layer"))
 
 

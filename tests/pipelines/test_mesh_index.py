@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,47 +21,22 @@ from tests.pipelines.mesh_cases import (
     RESOLUTION,
     crossings,
     labels_in,
-    made_neurons,
     report,
-    without_pictures,
     write_labels,
 )
 from tests.pipelines.staged_meshes import CELL, FRAGMENTS, files, forge, merge, mesh, named, pieces
 
-Index = dict[int, dict[int, list[int]]]
-"""The box of each label in each task, nm, by the index of the task."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def neurons() -> Array:
-    return made_neurons()
-
-
-@pytest.fixture(scope="module")
-def stored(neurons: Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layer = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(layer, neurons)
-    return layer
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
 def layer(stored: Path, tmp_path: Path) -> Path:
-    """A segmentation at an odd place and of odd size."""
     return Path(shutil.copytree(stored, tmp_path / "layer"))
 
 
-@pytest.fixture(scope="module")
-def forged(stored: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with fragments; not to be changed."""
-    layer = copy_of(stored, tmp_path_factory.mktemp("forged") / "layer")
-    assert forge(layer, CELL) == 0
-    return layer
+Index = dict[int, dict[int, list[int]]]
+"""The box of each label in each task, nm, by the index of the task."""
 
 
 def index_files(layer: Path, folder: str = "mesh") -> dict[str, bytes]:

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,9 +26,16 @@ from pipelines.mesh import Config, plan
 from pipelines.options import parse
 from pipelines.running import Setting
 from tests.pipelines.conftest import SECONDS, alive, only_error, stamps, started, wait_until
-from tests.pipelines.mesh_cases import LODS, files, made_neurons, mesh, report, without_pictures, write_labels
+from tests.pipelines.mesh_cases import LODS, files, mesh, report
 
-pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures", "temporary_files_of_the_killed")
+
+
+@pytest.fixture
+def layer(stored: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(stored, tmp_path / "layer"))
+
 
 SMALLER = ["--num_lods=2", "--cell_size=24,20,16", "--labels=1,2,3,4,5"]
 """Other meshes of the same volume."""
@@ -39,24 +46,6 @@ class Files(NamedTuple):
 
     options: list[str]
     bytes: dict[str, bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(folder, made_neurons())
-    return folder
-
-
-@pytest.fixture
-def layer(stored: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(stored, tmp_path / "layer"))
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +18,11 @@ from pipelines import forge_mesh, merge_mesh
 from pipelines.options import parse
 from pipelines.running import Setting
 from tests.pipelines.conftest import SECONDS, alive, copy_of, only_error, stamps, started, wait_until
-from tests.pipelines.mesh_cases import made_neurons, report, stage, without_pictures, write_labels
+from tests.pipelines.mesh_cases import report, stage
 from tests.pipelines.staged_meshes import FRAGMENTS, files, named
 
-pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
+pytest_plugins = ["tests.pipelines.mesh_fixtures"]
+pytestmark = pytest.mark.usefixtures("no_pictures", "temporary_files_of_the_killed")
 
 
 CELLS = "--cell_size=14,14,10"
@@ -75,19 +75,6 @@ class Case(NamedTuple):
     layer: Path
     expected: dict[str, bytes]
     others: dict[str, bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    with without_pictures():
-        yield
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    layer = tmp_path_factory.mktemp("stored") / "layer"
-    write_labels(layer, made_neurons())
-    return layer
 
 
 @pytest.fixture(scope="module")
