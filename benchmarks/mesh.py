@@ -51,8 +51,8 @@ _TASK = "256,256,256"
 
 # Of the sample Igneous makes 10.33 M triangles at its finest level, where marching cubes makes 92.9 M; of the objects
 # with a coarser level 2.25 M, and 0.225 M of those with a third. Ours are told to have about as many of each.
-_FINEST = "--simplification_factor=9"
-_COARSER = "--lod_factor=2.3;4.5"
+_FINEST = "--simplification_factor=9.3"
+_COARSER = "--lod_factor=2.3;4.8"
 
 _IGNEOUS_CELL = "64,64,64"
 

@@ -61,7 +61,11 @@ class Forging(Choosing, Reading, Asking, Indexing):
         identity=False,
         least=1,
     )
-    simplification_factor: float = option("Triangles of marching cubes for each one of the finest level.", 6, least=1)
+    simplification_factor: float = option(
+        "Triangles of marching cubes for each one of the finest level, but for those at the borders of cells, which stay.",
+        6,
+        least=1,
+    )
     fill_holes: bool = option("Drop the walls of cavities within objects.", False)
     close_borders: bool = option("Close objects where they meet the faces of the volume.", True)
 

@@ -15,7 +15,7 @@ from beam_volumes.meshing.elements import CellReading
 from beam_volumes.meshing.label_kernels import number_voxels
 from beam_volumes.meshing.label_rows import LabelRows
 from beam_volumes.meshing.marching_cubes import Surfaces, count_surfaces, extract_surfaces
-from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
+from beam_volumes.meshing.mesh import UNITS, Mesh, Reach, Vertices
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.simplification import simplify
 from beam_volumes.meshing.topology import without_cavities
@@ -68,19 +68,23 @@ def forge_voxels(plan: MeshPlan, voxels: Array, labels: Labels, start: Vec, cloc
     clock.lap("surface")
     x, y, z = start
     origin = (x * UNITS + _HALF_VOXEL, y * UNITS + _HALF_VOXEL, z * UNITS + _HALF_VOXEL)
+    planes = np.array([origin, [o + (n - 1) * UNITS for o, n in zip(origin, numbers.shape, strict=True)]], np.int32)
     for first, last in _batches(counts, plan.voxels.share_bytes):
         surfaces = extract_surfaces(numbers, counts, first, last)
         clock.lap("surface")
         for number in range(first, last + 1):
             mesh = _mesh_of(surfaces, number, origin)
             if len(mesh.faces):
-                yield _finished(plan, int(labels[number - 1]), mesh, clock)
+                yield _finished(plan, int(labels[number - 1]), mesh, planes, clock)
 
 
-def _finished(plan: MeshPlan, label: int, raw: Mesh, clock: Clock) -> Forged:
+def _finished(plan: MeshPlan, label: int, raw: Mesh, planes: Vertices, clock: Clock) -> Forged:
+    """Simplify a surface; `planes` are the lowest and the highest coordinates of the cell, where its border is."""
     mesh = without_cavities(raw) if plan.fill_holes else raw
     clock.lap("surface")
-    target = round(len(mesh.faces) / plan.voxels.simplification_factor)
+    # It stays as it is, and so do the triangles on it; its edges are as many as its vertices.
+    border = int(np.count_nonzero(((mesh.vertices == planes[0]) | (mesh.vertices == planes[1])).any(axis=1)))
+    target = border + round(max(len(mesh.faces) - border, 0) / plan.voxels.simplification_factor)
     done = simplify(mesh, plan.source.resolution_nm, target, plan.max_error_at(0))
     clock.lap("simplify")
     reach = raw.reach_nm(plan.source.resolution_nm) if plan.index else None

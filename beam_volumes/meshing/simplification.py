@@ -25,6 +25,7 @@ from beam_volumes.meshing.edge_splitting import split_crowded_edges
 from beam_volumes.meshing.fitting import fitted
 from beam_volumes.meshing.mesh import UNITS, Faces, Mesh, Vertices
 from beam_volumes.meshing.topology import (
+    Bodies,
     border_edges,
     compact,
     count_edges,
@@ -49,10 +50,6 @@ _ANY_ERROR = 1e18
 
 # zmesh takes coordinates up to 2^20 half units.
 _WIDEST_FOR_ZMESH = 2**19
-
-# Bodies that vanish come back, the largest first, until there are so many faces for each that is wanted: what has
-# nothing but specks must not grow from level to level.
-_MOST_OVER_TARGET = 1.25
 
 Resolution = tuple[float, float, float]
 
@@ -81,8 +78,8 @@ def simplify(
     """Simplify a mesh to `target_faces`, or until its surface would move further than `max_error_nm`.
 
     The open edges of the mesh are those of the result, to the last bit, and no edge has more than two faces that had
-    not before. What is not empty does not become so: a closed body has 4 faces at least. Small meshes are returned as
-    they are.
+    not before. Closed bodies do not vanish, but for those smaller than the error next to others. Small meshes are
+    returned as they are.
 
     Args:
         mesh: any; closed or with open borders.
@@ -128,16 +125,19 @@ def _attempts(
 def _collapse_bodies(
     mesh: Mesh, resolution_nm: Resolution, target: int, max_error_nm: float | None
 ) -> tuple[Faces, float]:
-    """Return what is left of the faces, on all vertices, and how far it is off: no body vanishes but for the smallest.
+    """Return what is left of the faces, on all vertices, and how far it is off.
 
-    Closed ones do, as meshoptimizer sees no harm in it, and an object may have thousands of them. Each that did is
-    simplified by itself.
+    meshoptimizer sees no harm in it when a closed body vanishes, and an object may have thousands. Those that are to
+    stay are simplified by themselves.
     """
     kept, error_nm = _collapse(mesh, resolution_nm, target, max_error_nm)
-    bodies, count = [kept], len(kept)
-    for body in lost_bodies(mesh, kept):
-        if count and count >= target * _MOST_OVER_TARGET:
-            break
+    lost = lost_bodies(mesh, kept)
+    staying = _staying(lost, resolution_nm, np.inf if max_error_nm is None else max_error_nm)
+    lengths = np.diff(lost.ends)
+    small = lengths <= _LEAST_OF_BODY
+    found = [kept, lost.faces[np.repeat(staying & small, lengths)]]
+    for n in np.flatnonzero(staying & ~small).tolist():
+        body = lost.faces[lost.ends[n] : lost.ends[n + 1]]
         numbers, corners = np.unique(body, return_inverse=True)
         alone = Mesh(mesh.vertices[numbers], corners.reshape(-1, 3).astype(np.uint32))
         goal = max(round(len(body) * target / len(mesh.faces)), _LEAST_OF_BODY)
@@ -147,9 +147,21 @@ def _collapse_bodies(
             if len(faces):
                 break
             faces, goal = alone.faces, 2 * goal
-        bodies.append(numbers[faces])
-        error_nm, count = max(error_nm, nm), count + len(faces)
-    return np.concatenate(bodies), error_nm
+        found.append(numbers[faces].astype(np.uint32))
+        error_nm = max(error_nm, nm)
+    return np.concatenate(found), error_nm
+
+
+def _staying(bodies: Bodies, resolution_nm: Resolution, max_error_nm: float) -> npt.NDArray[np.bool_]:
+    """Return which bodies must not vanish: those larger than the error, and of others one in each cube of that size."""
+    scale = np.array(resolution_nm) / UNITS
+    staying = np.linalg.norm((bodies.high - bodies.low) * scale, axis=1) > max_error_nm
+    others = np.flatnonzero(~staying)
+    # Measured from corner to corner.
+    edge = max(max_error_nm, np.finfo(float).tiny) / np.sqrt(3)
+    cubes = np.floor((bodies.low[others] + bodies.high[others]) / 2 * scale / edge)
+    staying[others[np.unique(cubes, axis=0, return_index=True)[1]]] = True
+    return staying
 
 
 def _positions(

@@ -6,8 +6,7 @@ more than two; both are counted modulo what is said: an edge with three faces is
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +119,25 @@ def without_cavities(mesh: Mesh) -> Mesh:
     return compact(Mesh(mesh.vertices, faces[~inverted[roots]])) if inverted.any() else mesh
 
 
-def lost_bodies(mesh: Mesh, kept: Faces) -> Iterator[Faces]:
-    """Yield the faces of each component of `mesh` that has no face among `kept`: that of the largest volume first."""
+class Bodies(NamedTuple):
+    """Components of a mesh, one after another, the largest volume first.
+
+    Attributes:
+        faces: uint32 (M, 3), of all.
+        ends: where the faces of each begin, and where the last ones end.
+        low: lowest corner of each, int32 (bodies, XYZ).
+        high: highest corner.
+
+    """
+
+    faces: Faces
+    ends: npt.NDArray[np.int64]
+    low: npt.NDArray[np.int32]
+    high: npt.NDArray[np.int32]
+
+
+def lost_bodies(mesh: Mesh, kept: Faces) -> Bodies:
+    """Return the components of `mesh` that have no face among `kept`."""
     faces, parents, volumes = _components(mesh)
     is_kept = np.zeros(len(parents), np.bool_)
     is_kept[parents[kept[:, 0]]] = True
@@ -129,8 +145,9 @@ def lost_bodies(mesh: Mesh, kept: Faces) -> Iterator[Faces]:
     lost = np.flatnonzero(~is_kept[roots])
     order = lost[np.lexsort((roots[lost], -np.abs(volumes[roots[lost]])))]
     starts = np.flatnonzero(np.diff(roots[order].astype(np.int64), prepend=-1))
-    for first, last in itertools.pairwise([*starts.tolist(), len(order)]):
-        yield faces[order[first:last]]
+    corners = mesh.vertices[faces[order]].reshape(-1, 3)
+    low, high = (some.reduceat(corners, 3 * starts) if len(starts) else corners for some in (np.minimum, np.maximum))
+    return Bodies(faces[order], np.append(starts, len(order)), low, high)
 
 
 def _components(mesh: Mesh) -> tuple[Faces, npt.NDArray[np.uint32], npt.NDArray[np.float64]]:

@@ -49,7 +49,7 @@ def meshed(
 ) -> Iterator[Meshed]:
     folder, num_lods = tmp_path_factory.mktemp("meshed") / "layer", int(request.param)
     shutil.copytree(sample_url.removeprefix("file://"), folder, copy_function=os.link)
-    options = ["--cell_size=256,256,256", f"--dust_threshold={DUST}", f"--num_lods={num_lods}"]
+    options = ["--cell_size=256,256,256", f"--dust_threshold={DUST}", f"--num_lods={num_lods}", "--simplification_factor=6.2"]
     with without_pictures():
         assert mesh(folder, *options, processes=2) == 0
     yield Meshed(folder, MeshReader(folder), num_lods)
@@ -87,7 +87,8 @@ def test_the_report_tells_of_it(meshed: Meshed, counts: dict[int, int]) -> None:
     surfaces = stage(meshed.layer, "surfaces")
     assert (surfaces["not_encoded"], surfaces["vertices_moved_into_their_cell"]) == (0, 0)
     triangles = [stage(meshed.layer, f"level of detail {lod}")["triangles"] for lod in range(meshed.num_lods)]
-    assert surfaces["triangles_of_marching_cubes"] / triangles[0] == pytest.approx(6, rel=0.02)
+    # Borders of cells keep theirs.
+    assert 6 <= surfaces["triangles_of_marching_cubes"] / triangles[0] <= 6.2
     for fine, coarse in itertools.pairwise(triangles):
         assert fine / coarse > 3
     assert report(meshed.layer)["peak_memory_bytes"] < 2_000_000_000

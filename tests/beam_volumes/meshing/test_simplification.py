@@ -25,7 +25,7 @@ def rows(array: npt.NDArray[np.int32]) -> set[tuple[int, ...]]:
 
 
 def bodies(mesh: Mesh) -> int:
-    return len(list(lost_bodies(mesh, mesh.faces[:0])))
+    return len(lost_bodies(mesh, mesh.faces[:0]).low)
 
 
 def check(simplified: Simplified, mesh: Mesh) -> None:
@@ -133,31 +133,45 @@ def test_small_bodies_of_an_object_stay(fit: bool) -> None:
     for x, y, z in np.ndindex(5, 6, 6):
         voxels[32 + 5 * x :, 2 + 6 * y :, 2 + 6 * z :][:3, :3, :3] = True
     mesh = surface(voxels)
-    found = simplify(mesh, RESOLUTION, len(mesh.faces) // 9, None, fit=fit)
+    found = simplify(mesh, RESOLUTION, len(mesh.faces) // 9, 40.0, fit=fit)
     check(found, mesh)
     assert bodies(found.mesh) == bodies(mesh) > 5 * 6 * 6
-    assert len(found.mesh.faces) < len(mesh.faces) / 9 * 1.25 + 8
+    assert len(found.mesh.faces) < len(mesh.faces) / 9 * 1.25
 
 
-def test_what_has_nothing_but_specks_gets_no_more_faces_than_others() -> None:
-    places = np.stack(np.meshgrid(*[np.arange(0, 1000, 100)] * 3), axis=-1).reshape(-1, 3)
-    mesh = tetrahedra(places)
-    for target in (1, 24, 100, 1000):
-        found = simplify(mesh, RESOLUTION, target, None)
+def test_specks_stay_one_in_each_cube_of_the_size_of_the_error() -> None:
+    """A row of them: no gap is longer than the error, and there are no more than it takes."""
+    mesh = weld([tetrahedra([[64 * n, 0, 0] for n in range(200)], 16)], None)
+    left = []
+    for error_nm in (10.0, 100.0, 400.0, 3000.0):
+        found = simplify(mesh, (16.0, 16.0, 16.0), 1, error_nm)
         check(found, mesh)
-        assert bodies(found.mesh) * 4 == len(found.mesh.faces)
-        assert target // 2 < len(found.mesh.faces) <= max(target, 24) * 1.25 + 4
+        left.append(bodies(found.mesh))
+        places = np.unique(found.mesh.vertices[:, 0] // 64) * 64
+        # Two cubes side by side, seen from corner to corner.
+        assert np.diff(places).max(initial=0) <= 2 * error_nm / np.sqrt(3) + 64
+    assert left[0] == 200
+    assert 200 >= left[1] > left[2] > left[3] >= 6
 
 
-def test_of_specks_that_all_vanish_the_largest_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("max_error_nm", [50.0, 1_000.0])
+def test_bodies_larger_than_the_error_stay(max_error_nm: float) -> None:
+    voxels = np.zeros((90, 30, 9), np.bool_)
+    for n in range(10):
+        voxels[9 * n : 9 * n + 7, 2 * n % 9 :, 1:][:, :6, :6] = True
+    mesh = surface(voxels)
+    found = simplify(mesh, RESOLUTION, 1, max_error_nm)
+    check(found, mesh)
+    size = np.linalg.norm(np.array([7, 6, 6]) * RESOLUTION)
+    assert (bodies(found.mesh) == bodies(mesh) == 10) == bool(size > max_error_nm)
+
+
+def test_of_specks_that_all_vanish_the_largest_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simplification, "_collapse", lambda mesh, *_: (mesh.faces[:0], 0.0))
-    mesh = weld(
-        [tetrahedra([[100 * n, 0, 0] for n in range(90)], 16), tetrahedra([[0, 999, 0], [0, 0, 999]], 17)], None
-    )
+    mesh = weld([tetrahedra([[100 * n, 0, 0] for n in range(90)], 16), tetrahedra([[0, 999, 0]], 17)], None)
     found = simplify(mesh, RESOLUTION, 30, None)
     check(found, mesh)
-    assert bodies(found.mesh) == 10
-    assert rows(mesh.vertices[-8:]) <= rows(found.mesh.vertices)
+    assert rows(found.mesh.vertices) == rows(mesh.vertices[-4:])
 
 
 def test_small_meshes_are_returned_as_they_are() -> None:

@@ -227,15 +227,22 @@ def test_small_holes_far_from_the_others_are_told_by_their_sign() -> None:
 def test_bodies_of_which_nothing_is_left_are_found() -> None:
     places = [[0, 0, 0], [100, 0, 0], [200, 0, 0], [300, 0, 0]]
     mesh = weld([tetrahedra([place], size) for place, size in zip(places, (9, 16, 12, 16), strict=True)], None)
-    kept = mesh.faces[4:5]
-    found = [Mesh(mesh.vertices, faces) for faces in lost_bodies(mesh, kept)]
+    lost = lost_bodies(mesh, mesh.faces[4:5])
     # The largest first.
+    assert lost.ends.tolist() == [0, 4, 8, 12]
+    assert lost.low.tolist() == [[300, 0, 0], [200, 0, 0], [0, 0, 0]]
+    assert lost.high.tolist() == [[316, 16, 16], [212, 12, 12], [9, 9, 9]]
+    found = [triangles(Mesh(mesh.vertices, lost.faces[first : first + 4])) for first in (0, 4, 8)]
     expected = [tetrahedra([[300, 0, 0]], 16), tetrahedra([[200, 0, 0]], 12), tetrahedra([[0, 0, 0]], 9)]
-    assert [triangles(body) for body in found] == [triangles(body) for body in expected]
-    assert not list(lost_bodies(mesh, mesh.faces))
-    assert not list(lost_bodies(EMPTY, EMPTY.faces))
+    assert found == [triangles(body) for body in expected]
     hole = tetrahedra([[0, 0, 0]], 20, inside_out=True)
-    assert triangles(Mesh(hole.vertices, next(lost_bodies(hole, hole.faces[:0])))) == triangles(hole)
+    assert triangles(Mesh(hole.vertices, lost_bodies(hole, hole.faces[:0]).faces)) == triangles(hole)
+
+
+def test_where_nothing_is_lost_there_are_no_bodies() -> None:
+    mesh = tetrahedra([[0, 0, 0], [100, 0, 0]])
+    for lost in (lost_bodies(mesh, mesh.faces), lost_bodies(EMPTY, EMPTY.faces)):
+        assert [some.tolist() for some in lost] == [[], [0], [], []]
 
 
 def test_vertices_without_faces_go() -> None:
