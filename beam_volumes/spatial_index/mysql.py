@@ -84,7 +84,7 @@ class MySqlDatabase:
         The statement fails whatever the rights are, as it copies from a table that is nowhere; but who may not make a
         table in the database, and so not the database itself either, is told that first.
         """
-        name, nowhere = (f"{self.url.database}.{kind}_{uuid.uuid4().hex}" for kind in ("new", "none"))
+        name, nowhere = (f"{_quoted(self.url.database)}.{kind}_{uuid.uuid4().hex}" for kind in ("new", "none"))
         with self._connected(None) as connection, connection.cursor() as cursor:
             try:
                 cursor.execute(f"CREATE TABLE {name} LIKE {nowhere}")
@@ -96,7 +96,8 @@ class MySqlDatabase:
         """Make the database, as CloudVolume makes it."""
         if not self.exists():
             with self._connected(None) as connection, connection.cursor() as cursor:
-                cursor.execute(f"CREATE DATABASE IF NOT EXISTS {self.url.database} CHARACTER SET utf8 COLLATE utf8_bin")
+                name = _quoted(self.url.database)
+                cursor.execute(f"CREATE DATABASE IF NOT EXISTS {name} CHARACTER SET utf8 COLLATE utf8_bin")
 
     def run(self, work: Callable[[Cursor], ResultT]) -> ResultT:
         """See `Database.run`."""
@@ -190,6 +191,11 @@ class MySqlDatabase:
 
 class _MomentaryError(Exception):
     """The server has given up a transaction that may go well the next time."""
+
+
+def _quoted(name: str) -> str:
+    """Return a name as it stands in statements; it may be a word of SQL, such as `index`."""
+    return f"`{name.replace('`', '``')}`"
 
 
 def _tls(url: DatabaseUrl) -> dict[str, Any]:

@@ -98,6 +98,27 @@ def test_tables_are_those_that_cloudvolume_makes(connect: Connect, files: IndexF
     assert len(pairs(open_database(ours))) > 400
 
 
+def test_a_database_may_be_called_as_a_word_of_sql(
+    mariadb: MariaDbServer, files: IndexFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INDEX_PASSWORD", mariadb.password)
+    text = f"mysql://{mariadb.user}:$INDEX_PASSWORD@{mariadb.host}:{mariadb.port}/index"
+    url = parse_database_url(text)
+    mariadb.ask("DROP DATABASE IF EXISTS `index`")
+    open_database(url).check_writable()
+    try:
+        load(url, files)
+        open_database(url).check_writable()
+        found = SpatialIndex(files, url).files_of_labels()
+        theirs = cloudvolume_index(files, text.replace("$INDEX_PASSWORD", mariadb.password))
+        some = list(found)[::9]
+        by_theirs = theirs.file_locations_per_label(some)
+    finally:
+        mariadb.ask("DROP DATABASE `index`")
+    assert found == SpatialIndex(files).files_of_labels()
+    assert {n: sorted(names) for n, names in by_theirs.items()} == {n: found[n] for n in some}
+
+
 def test_cloudvolume_asks_our_tables(connect: Connect, files: IndexFiles) -> None:
     url, text = connect("ours")
     load(url, files)
