@@ -19,7 +19,7 @@ from beam_volumes.graphene import (
     find_token,
 )
 from beam_volumes.precomputed.info import Json
-from beam_volumes.receipts import recorded_holes
+from beam_volumes.receipts import check_reported_holes, recorded_holes
 from beam_volumes.runs import Claim
 from beam_volumes.sources import Source
 from beam_volumes.volume_plan import Server
@@ -104,12 +104,13 @@ def bounds_in(source: Source, bounds: Box | None) -> Box:
 
 
 def check_holes(claim: Claim, *, fill_missing: bool) -> None:
-    """Refuse to go on without holes where the run that is resumed has accepted some.
+    """Refuse to do without holes where the run that is resumed, or complete, has accepted some.
 
     Raises:
         OptionError: so it is.
 
     """
+    check_reported_holes(claim, fill_missing=fill_missing)
     if claim.state != "resumed" or fill_missing:
         return
     if holes := recorded_holes(claim):

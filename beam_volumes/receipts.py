@@ -6,7 +6,7 @@ import itertools
 import json
 from typing import NamedTuple
 
-from beam_volumes.errors import CorruptDataError
+from beam_volumes.errors import CorruptDataError, OptionError
 from beam_volumes.geometry import Box
 from beam_volumes.runs import Claim, short
 from beam_volumes.storage import Folder
@@ -63,6 +63,23 @@ def recorded_holes(claim: Claim) -> list[Box]:
     found = folder.read_many(folder.list(f"{claim.records}/holes/{claim.key}/"))
     boxes = (values for data in found if data is not None for values in json.loads(data)["boxes"])
     return sorted({Box.of_lists(values) for values in boxes})
+
+
+def check_reported_holes(claim: Claim, *, fill_missing: bool) -> None:
+    """Refuse to take what is complete as whole where it was made with holes.
+
+    Raises:
+        OptionError: so it is, and holes are not accepted now.
+
+    """
+    if claim.state != "complete" or fill_missing:
+        return
+    if holes := (Folder(claim.url).read_json(claim.report) or {}).get("holes"):
+        raise OptionError(
+            f"--fill_missing: expected it, because {claim.place} is complete with {len(holes):,} "
+            f"{'hole' if len(holes) == 1 else 'holes'} that --fill_missing accepted ({short(holes)}): give it again to "
+            "take that as it is, or --overwrite to make it anew"
+        )
 
 
 def _receipt_name(claim: Claim, mip: int, shard: int) -> str:

@@ -13,7 +13,7 @@ from beam_volumes.errors import ConservationError, OptionError
 from beam_volumes.precomputed.info import Json
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.provenance import Launch, provenance, utc
-from beam_volumes.receipts import record_holes, recorded_holes
+from beam_volumes.receipts import check_reported_holes, record_holes, recorded_holes
 from beam_volumes.runs import Claim, check_claim, finish, is_committed, remove_records, telling_of_replacement
 from beam_volumes.spatial_index.database import open_database
 from beam_volumes.spatial_index.files import IndexFiles, decode_labels
@@ -166,12 +166,13 @@ def load_files(plan: LoadPlan, batch: int) -> LoadStatistics:
 
 
 def check_holes(claim: Claim, *, fill_missing: bool) -> None:
-    """Refuse to go on without missing files where the run that is resumed has accepted some.
+    """Refuse to do without missing files where the run that is resumed, or complete, has accepted some.
 
     Raises:
         OptionError: so it is.
 
     """
+    check_reported_holes(claim, fill_missing=fill_missing)
     if claim.state == "resumed" and not fill_missing and (holes := recorded_holes(claim)):
         raise OptionError(
             f"--fill_missing: expected it, because the run that is resumed has accepted {len(holes)} missing index "

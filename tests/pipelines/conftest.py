@@ -188,6 +188,19 @@ def check_refusal(status: int, message: str, capsys: pytest.CaptureFixture[str])
     assert re.search(message, only_error(err)), err
 
 
+def check_holes_are_accepted_each_time(run: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    """Make sure that what is complete with one hole is refused without --fill_missing, and done with it."""
+    capsys.readouterr()
+    assert run() == 2
+    line = only_error(capsys.readouterr().err)
+    assert re.search(
+        r"--fill_missing: expected it, because .* is complete with 1 .* that --fill_missing accep", line
+    ), line
+    assert line.endswith("give it again to take that as it is, or --overwrite to make it anew")
+    assert run("--fill_missing") == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
 def rows_of(printed: str) -> dict[str, str]:
     """Return what is printed as lines of `name: value`."""
     pairs = [line.split(": ", 1) for line in printed.splitlines() if line.startswith("  ")]

@@ -27,7 +27,16 @@ from pipelines.beam_options import beam_options
 from pipelines.count_voxels import Config, main, plan
 from pipelines.options import parse
 from pipelines.running import Setting
-from tests.pipelines.conftest import only_error, rows_of, stamps, started, tree, wait_until, write_source
+from tests.pipelines.conftest import (
+    check_holes_are_accepted_each_time,
+    only_error,
+    rows_of,
+    stamps,
+    started,
+    tree,
+    wait_until,
+    write_source,
+)
 from transforms.pool import Execution
 
 SCALE = "16_16_40"
@@ -267,6 +276,7 @@ def test_a_missing_chunk_fails_or_is_background(
     labels[hole.slices(OFFSET)] = 0
     assert counts_of(layer) == expected(labels)
     assert report(layer)["holes"] == [str(hole)]
+    check_holes_are_accepted_each_time(lambda *options: count(layer, *options), capsys)
 
 
 @pytest.mark.parametrize(

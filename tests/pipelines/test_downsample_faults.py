@@ -28,6 +28,7 @@ from pipelines.downsample import main
 from tests.pipelines.conftest import (
     MIPS,
     SECONDS,
+    check_holes_are_accepted_each_time,
     children,
     copy_of,
     only_error,
@@ -326,6 +327,7 @@ def test_a_missing_chunk_is_named_or_listed(
     expected[:, :, 520:524] = 0
     for mip, (_, voxels) in enumerate(pyramid_in_one_piece(expected, (0, 0, 0), FACTORS, "mode"), 1):
         np.testing.assert_array_equal(with_cloudvolume(f"file://{made}", mip), voxels)
+    check_holes_are_accepted_each_time(run, capsys)
 
 
 def test_a_chunk_that_cannot_be_read_is_named(layer: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,7 +34,15 @@ from beam_volumes.testing.faults import Faults
 from beam_volumes.testing.neurons import make_neurons
 from beam_volumes.testing.proofreading_server import ProofreadingServer, demo_server
 from pipelines.export import main
-from tests.pipelines.conftest import SECONDS, children, only_error, started, wait_until, written
+from tests.pipelines.conftest import (
+    SECONDS,
+    check_holes_are_accepted_each_time,
+    children,
+    only_error,
+    started,
+    wait_until,
+    written,
+)
 
 pytestmark = pytest.mark.usefixtures("temporary_files_of_the_killed")
 
@@ -362,6 +370,7 @@ def test_missing_chunks_are_accepted_and_listed(
     assert expected[:, :, 520:524].any()
     expected[:, :, 520:524] = 0
     np.testing.assert_array_equal(CloudVolume(f"file://{dst}", progress=False)[:], expected)
+    check_holes_are_accepted_each_time(lambda *options: export(source, dst, *OPTIONS, *options), capsys)
 
 
 def test_a_truncated_chunk_is_named(source: Path, dst: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,15 @@ from beam_volumes.meshing.levels import forge_cell
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
 from pipelines.forge_mesh import main
-from tests.pipelines.conftest import Array, check_refusal, only_error, rows_of, stamps, tree
+from tests.pipelines.conftest import (
+    Array,
+    check_holes_are_accepted_each_time,
+    check_refusal,
+    only_error,
+    rows_of,
+    stamps,
+    tree,
+)
 from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
@@ -504,3 +512,6 @@ def test_holes_fail_or_are_background(layer: Path, neurons: Array, capsys: pytes
         points = np.concatenate([by_label[label].vertices for by_label in found.values() if label in by_label])
         assert half_voxels(points) == crossings(left == label, OFFSET)
     assert report(layer, FRAGMENTS)["holes"] == [str(hole)]
+    check_holes_are_accepted_each_time(
+        lambda *options: forge(layer, CELL, "--simplification_factor=1", *options), capsys
+    )

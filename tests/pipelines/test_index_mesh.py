@@ -24,7 +24,7 @@ from beam_volumes.testing.mariadb_server import MariaDbServer
 from pipelines.index_mesh import Config, main, plan
 from pipelines.running import Setting
 from tests.beam_volumes.spatial_index.made_index import make_index
-from tests.pipelines.conftest import only_error, rows_of, started, tree, wait_until
+from tests.pipelines.conftest import check_holes_are_accepted_each_time, only_error, rows_of, started, tree, wait_until
 
 PASSWORD = "INDEX_PASSWORD"
 
@@ -217,6 +217,7 @@ def test_a_missing_file_is_named_unless_accepted(
     # As CloudVolume does, the file is in the table of files.
     assert content(db)[0] == [(task + 1, files.grid.name(task)) for task in range(30)]
     assert not [row for row in content(db)[1] if row[1] == 12]
+    check_holes_are_accepted_each_time(lambda *options: run(layer, db, *options), capsys)
 
 
 def test_a_plan_writes_nothing(layer: Path, db: str, capsys: pytest.CaptureFixture[str]) -> None:

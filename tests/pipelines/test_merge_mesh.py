@@ -18,7 +18,16 @@ from beam_volumes.storage import Folder
 from beam_volumes.testing.mariadb_server import MariaDbServer
 from pipelines import export, index_mesh
 from pipelines.merge_mesh import main
-from tests.pipelines.conftest import Array, check_refusal, copy_of, only_error, rows_of, stamps, tree
+from tests.pipelines.conftest import (
+    Array,
+    check_holes_are_accepted_each_time,
+    check_refusal,
+    copy_of,
+    only_error,
+    rows_of,
+    stamps,
+    tree,
+)
 from tests.pipelines.mesh_cases import (
     OFFSET,
     RESOLUTION,
@@ -343,6 +352,7 @@ def test_a_missing_file_is_accepted_when_told(
     assert files(layer).keys() == whole.keys()
     assert files(layer) != whole
     assert sum(len(MeshReader(layer).mesh(n).surface(0).open_edges) for n in MeshReader(layer).labels) > 0
+    check_holes_are_accepted_each_time(lambda *options: merge(layer, *options), capsys)
 
 
 def test_boxes_that_the_index_says_are_empty_need_no_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from cloudvolume import CloudVolume
 
 from beam_volumes.geometry import Box, Vec
 from pipelines import export
-from tests.pipelines.conftest import Array, only_error, stamps, tree
+from tests.pipelines.conftest import Array, check_holes_are_accepted_each_time, only_error, stamps, tree
 from tests.pipelines.mesh_cases import (
     LODS,
     OFFSET,
@@ -431,6 +431,7 @@ def test_holes_fail_or_are_background(layer: Path, neurons: Array, capsys: pytes
     left[hole.slices(OFFSET)] = 0
     check(layer, labels_in(left), 3)
     assert report(layer)["holes"] == [str(hole)]
+    check_holes_are_accepted_each_time(lambda *options: mesh(layer, *LODS, *options), capsys)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
