@@ -6,11 +6,12 @@ the spatial index: `{}`. What neither tells of may have been lost.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from beam_volumes.errors import SourceError
+from beam_volumes.errors import CorruptDataError, SourceError
 from beam_volumes.map_buffer import Words, read_keys
 from beam_volumes.meshing.legacy import read_fragments
 from beam_volumes.meshing.mesh import UNITS, Mesh, Reach
@@ -35,7 +36,8 @@ def labels_of_fragments(files: FragmentFiles, cell: int, *, fill_missing: bool) 
     """
     folder, name = Folder(files.url), files.name(cell)
     try:
-        return read_keys(folder, name)
+        with _telling_how_to_mend(folder):
+            return read_keys(folder, name)
     except SourceError as error:
         if folder.exists(name):
             raise
@@ -49,6 +51,15 @@ def labels_of_fragments(files: FragmentFiles, cell: int, *, fill_missing: bool) 
             f"{join(files.url, name)}: expected the fragments of a box, but there is no such file, and {says}: "
             f"{_advice(folder)}, or take it for empty with --fill_missing"
         ) from error
+
+
+@contextlib.contextmanager
+def _telling_how_to_mend(folder: Folder) -> Iterator[None]:
+    """Tell of a damaged file that it must go first: one that is there is taken for done."""
+    try:
+        yield
+    except CorruptDataError as error:
+        raise CorruptDataError(f"{error}: remove it, then {_advice(folder)}") from error
 
 
 def _advice(folder: Folder) -> str:
@@ -77,11 +88,13 @@ def meshes_of_fragments(plan: MeshPlan, cell: int, labels: Collection[int]) -> I
     starts, lengths = plan.grid.start(0, position), plan.grid.length(0)
     planes = [(axis, n) for axis, start in enumerate(starts) for n in (start, start + lengths[axis])]
     coarse = [(axis, plane, reach) for axis, plane in planes if (reach := _step(plane, resolution[axis]))]
-    for label, mesh in read_fragments(Folder(files.url), files.name(cell), resolution, labels):
-        for axis, plane, reach in coarse:
-            along = mesh.vertices[:, axis]
-            along[np.abs(along - plane) <= reach] = plane
-        yield label, mesh
+    folder = Folder(files.url)
+    with _telling_how_to_mend(folder):
+        for label, mesh in read_fragments(folder, files.name(cell), resolution, labels):
+            for axis, plane, reach in coarse:
+                along = mesh.vertices[:, axis]
+                along[np.abs(along - plane) <= reach] = plane
+            yield label, mesh
 
 
 def _step(coordinate: int, resolution_nm: float) -> int:
