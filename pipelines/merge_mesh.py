@@ -76,9 +76,11 @@ def plan(config: Config, setting: Setting) -> Job:
     found = find_fragments(url, config.fragments_dir)
     source = describe_source(url, found.mip, option="layer")
     files, cells = found.cells_of(source)
+    warnings = list[str]()
     if config.spatial_index_db is not None:
+        warnings = found.check_database(config.spatial_index_db)
         files = found.only_of(files, config.spatial_index_db, planning.labels_of("labels", config.labels or ""))
-    layer = Layer(Asked(None, None, [], setting.workers), source, url, files.tasks.bounds)
+    layer = Layer(Asked(None, None, warnings, setting.workers), source, url, files.tasks.bounds)
     # Boxes that are left out would be missing in the index.
     asked = config.spatial_index if files.wanted is None else False
     meshing = Meshing(

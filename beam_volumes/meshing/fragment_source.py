@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from beam_volumes.errors import CorruptDataError, OptionError
@@ -13,6 +15,7 @@ from beam_volumes.meshing.mesh_input import FragmentFiles
 from beam_volumes.number_lists import NumberList
 from beam_volumes.precomputed.info import Json
 from beam_volumes.sources import Source
+from beam_volumes.spatial_index.destination import IndexTables
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
 from beam_volumes.spatial_index.urls import parse_database_url
@@ -61,6 +64,28 @@ class FragmentSource:
         index = find_index_files(self.url, self.folder) if self.info.get("spatial_index") else None
         return FragmentFiles(join(self.url, self.folder), tasks, index, None), cells
 
+    def check_database(self, database: str) -> list[str]:
+        """Refuse a database that is not one of all of these fragments; return warnings, where nothing tells.
+
+        Raises:
+            VolumeError: it is one of fragments that were forged before, or lacks some; or it cannot be asked.
+
+        """
+        with _naming_the_option():
+            tables = IndexTables(self.url, self.folder, parse_database_url(database))
+            came = tables.mismatch(self.version)
+            if came is None:
+                return []
+            advice = (
+                f"load it anew with index_mesh --mesh_dir={self.folder} --overwrite, or leave --spatial_index_db out"
+            )
+            if not came:
+                return [
+                    f"--spatial_index_db: no {tables.report} beside the fragments tells what {tables.place} was loaded "
+                    f"of: if it is not of these fragments as they are now, meshes lack parts; then {advice}"
+                ]
+            raise OptionError(f"--db: expected an index of these fragments in {tables.place}, came {came}: {advice}")
+
     def only_of(self, files: FragmentFiles, database: str, labels: list[int]) -> FragmentFiles:
         """Return those of `files` that hold one of `labels`, as a database of the spatial index tells.
 
@@ -74,11 +99,8 @@ class FragmentSource:
                 f"--spatial_index_db: expected fragments with a spatial index, but {self.url}/{self.folder}/info tells "
                 "of none: leave the option out"
             )
-        try:
+        with _naming_the_option():
             found = SpatialIndex(index, parse_database_url(database)).files_of_labels(labels)
-        except OptionError as error:
-            # Elsewhere the option is called so.
-            raise OptionError(str(error).replace("--db:", "--spatial_index_db:")) from error
         if lacking := sorted(set(labels) - found.keys()):
             raise OptionError(
                 f"--labels: expected labels that --spatial_index_db knows, came {lacking[0]} ({len(lacking)} in all "
@@ -148,6 +170,15 @@ def find_fragments(url: str, folder: str) -> FragmentSource:
             "file, or forge the fragments again"
         )
     return FragmentSource(url, folder, info["mip"], info)
+
+
+@contextlib.contextmanager
+def _naming_the_option() -> Iterator[None]:
+    """Call the option of the database as it is called here."""
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(str(error).replace("--db:", "--spatial_index_db:")) from error
 
 
 def version_of(url: str, folder: str, info: Json) -> str:

@@ -10,7 +10,7 @@ from beam_volumes.destinations import CLAIM, RECORDS
 from beam_volumes.errors import DestinationError
 from beam_volumes.precomputed.info import Json
 from beam_volumes.spatial_index.database import open_database
-from beam_volumes.spatial_index.schema import TABLES
+from beam_volumes.spatial_index.schema import TABLES, is_loaded_table
 from beam_volumes.spatial_index.tables import begin_load, drop_tables, tables_in
 from beam_volumes.spatial_index.urls import DatabaseUrl
 from beam_volumes.storage import Folder
@@ -75,6 +75,21 @@ class IndexTables:
         if not missing:
             return None
         return f"expected an index in {self.database}, as {self.report} says, but {', '.join(missing)} is gone"
+
+    def mismatch(self, version: str) -> str | None:
+        """Return how the index differs from one of all files of the folder, whose version is given.
+
+        None where it is such a one; "" where nothing tells, as of an index that another tool has made.
+        """
+        if any(is_loaded_table(name) for name in tables_in(open_database(self.database))):
+            return "one whose load is not finished"
+        report = Folder(self.url).read_json(self.report)
+        if report is None:
+            return ""
+        if (was := report.get("identity", {}).get("version")) != version:
+            return f"one of another run (version was {was}, now {version})"
+        holes = report.get("holes", ())
+        return f"one that was loaded without index files that were missing ({len(holes):,})" if holes else None
 
     def standing(self) -> list[str]:
         """None."""

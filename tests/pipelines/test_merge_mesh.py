@@ -12,8 +12,10 @@ import pytest
 from cloudvolume import CloudVolume
 
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.spatial_index.database import open_database
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
+from beam_volumes.spatial_index.urls import parse_database_url
 from beam_volumes.storage import Folder
 from beam_volumes.testing.mariadb_server import MariaDbServer
 from pipelines import export, index_mesh
@@ -257,6 +259,41 @@ def test_labels_that_the_database_does_not_know(db: str, layer: Path, capsys: py
     line = only_error(capsys.readouterr().err)
     assert "expected labels that --spatial_index_db knows, came 777 (2 in all are in no file)" in line
     assert tree(layer) == before
+
+
+def test_a_database_of_other_fragments_is_refused(db: str, layer: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = ["--labels=1", f"--spatial_index_db={db}"]
+    assert load(layer, db) == 0
+    assert forge(layer, CELL, "--simplification_factor=2", "--overwrite") == 0
+    before = tree(layer)
+    capsys.readouterr()
+    assert merge(layer, *listed) == 2
+    line = only_error(capsys.readouterr().err)
+    assert re.search(
+        r"--spatial_index_db: expected an index of these fragments in .*, came one of another run \(version was \w+, "
+        r"now \w+\): load it anew with index_mesh --mesh_dir=mesh_fragments --overwrite, or leave --spatial",
+        line,
+    ), line
+    assert tree(layer) == before
+    assert load(layer, db, "--overwrite") == 0
+    assert merge(layer, *listed) == 0
+    [noted] = layer.glob("mesh_fragments.index_*.json")
+    told = json.loads(noted.read_text())
+    noted.write_text(json.dumps({**told, "holes": ["a.spatial"]}))
+    capsys.readouterr()
+    assert merge(layer, *listed) == 2
+    assert "came one that was loaded without index files that were missing (1): load" in only_error(
+        capsys.readouterr().err
+    )
+    # As of an index that another tool has made.
+    noted.unlink()
+    assert merge(layer, *listed, "--overwrite") == 0
+    assert f"no {noted.name} beside the fragments tells what" in capsys.readouterr().err
+    database = open_database(parse_database_url(db))
+    database.run(lambda cursor: cursor.execute(database.dialect.create_loaded("a1")))
+    capsys.readouterr()
+    assert merge(layer, *listed) == 2
+    assert "came one whose load is not finished: load it anew" in only_error(capsys.readouterr().err)
 
 
 Spoiling = Callable[[Path], None]
