@@ -62,7 +62,8 @@ class Forging(Choosing, Reading, Asking, Indexing):
         least=1,
     )
     simplification_factor: float = option(
-        "Triangles of marching cubes for each one of the finest level, but for those at the borders of cells, which stay.",
+        "Triangles of marching cubes for each one of the finest level, but for those at the borders of cells, which "
+        "stay.",
         6,
         least=1,
     )

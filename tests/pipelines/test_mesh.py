@@ -106,7 +106,8 @@ def test_the_volume_of_a_ball(tmp_path: Path) -> None:
         assert found == pytest.approx([(o + n) * 10 for o, n in zip(OFFSET, (39.5, 41.5, 40.5), strict=True)], abs=20)
     triangles = [stage(tmp_path / "layer", f"level of detail {lod}")["triangles"] for lod in range(3)]
     raw = stage(tmp_path / "layer", "surfaces")["triangles_of_marching_cubes"]
-    assert triangles[0] < raw / 5
+    # Half of the triangles are at the borders of such small cells, where all stay.
+    assert triangles[0] < raw / 3.5
     assert triangles[1] < triangles[0] / 2
     assert triangles[2] < triangles[1] / 2
 
