@@ -288,9 +288,10 @@ def _take_again(claim: Claim, data: bytes) -> None:
 
 
 def _remove_scratch(run: _Record) -> None:
-    """Remove the packs of a run; only from a folder that a run made, whose name is its key."""
-    if run.scratch.endswith(f"/{run.key}"):
-        Folder(run.scratch).delete_folder("")
+    """Remove the packs of a run; only from a folder that a run made, whose name is its key, and all that is in it."""
+    before, found, _ = f"{run.scratch}/".partition(f"/{run.key}/")
+    if found:
+        Folder(f"{before}/{run.key}").delete_folder("")
 
 
 def _clear(claim: Claim) -> None:

@@ -163,6 +163,9 @@ def _workers_starting(job: Job) -> Iterator[None]:
 
 def _is_complete(job: Job) -> bool:
     """Whether another run of the same command has committed the volume; if so, what it cannot know of is removed."""
+    if job.claim.state == "incomplete":
+        # It was committed before, and tells nothing of what is made anew.
+        return False
     try:
         complete = is_committed(job.claim)
         if complete:

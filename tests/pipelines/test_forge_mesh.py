@@ -14,9 +14,9 @@ import pytest
 from cloudvolume import Bbox, CloudVolume
 
 import transforms.mesh
-from beam_volumes.errors import DestinationError
+from beam_volumes.errors import ConservationError, DestinationError
 from beam_volumes.geometry import Box, Vec
-from beam_volumes.meshing import mesh_plan
+from beam_volumes.meshing import mesh_plan, mesh_report
 from beam_volumes.meshing.levels import forge_cell
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
@@ -446,11 +446,29 @@ def test_making_files_anew_can_be_stopped_and_others_lost_meanwhile(
         third.unlink()
         assert forge(layer, *options) == 1
     assert list((tmp_path / "scratch").rglob("*.pack"))
-    assert forge(layer, *options, processes=2) == 0
+    # Elsewhere: what is in the first folder is of no use any more, and nobody will know of it.
+    assert forge(layer, CELL, f"--scratch={tmp_path}/other", processes=2) == 0
     assert files(layer, FRAGMENTS) == whole["true"]
     assert report(layer, FRAGMENTS) == told
-    assert list((tmp_path / "scratch").rglob("*.pack")) == []
+    assert list(tmp_path.glob("*/**/*.pack")) == []
     assert not (layer / ".beam_volumes").exists()
+
+
+def test_what_fails_when_files_are_made_anew_is_told(
+    layer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though there is a report, which is of the run before, and all files stand."""
+    assert forge(layer, CELL) == 0
+    next(iter((layer / FRAGMENTS).glob("*.frags"))).unlink()
+
+    def failing(*args: Any) -> None:
+        raise ConservationError("expected all of it, came less")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mesh_report, "check_conservation", failing)
+        assert forge(layer, CELL) == 1
+    assert "expected all of it, came less" in only_error(capsys.readouterr().err)
+    assert forge(layer, CELL) == 0
 
 
 def test_files_that_are_not_what_was_written_are_noticed(layer: Path, capsys: pytest.CaptureFixture[str]) -> None:
