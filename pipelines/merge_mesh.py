@@ -96,7 +96,11 @@ def plan(config: Config, setting: Setting) -> Job:
         max_error=config.max_error,
         fill_holes=config.fill_holes,
         fill_missing=config.fill_missing,
-        facts={"fragments_version": found.version},
+        facts={
+            "fragments_version": found.version,
+            # What an interrupted run has counted is of these alone.
+            **({} if files.wanted is None else {"boxes_of_spatial_index_db": files.wanted.crc32c}),
+        },
     )
     return meshing_job(plan_meshes(config, setting, meshing), meshing, merge_planning.summary)
 

@@ -223,7 +223,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     return names
 
 
-def test_a_database_spares_files_without_the_labels(db: str, layer: Path, neurons: Array, opened: set[str]) -> None:
+def test_a_database_spares_files_without_the_labels(
+    db: str, layer: Path, neurons: Array, opened: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = {label: int((neurons == label).sum()) for label in labels_in(neurons)}
     small = sorted(sizes, key=lambda label: sizes[label])[:2]
     listed = f"--labels={small[0]},{small[1]}"
@@ -239,6 +241,10 @@ def test_a_database_spares_files_without_the_labels(db: str, layer: Path, neuron
     assert 0 < len(holding) < 20
     assert stage(layer, "cells")["planned"] == stage(layer, "cells")["done"] == len(holding)
     with_database = files(layer)
+    # What such a run has counted is of its boxes alone: one without the database does not take it up.
+    capsys.readouterr()
+    assert merge(layer, listed, "--spatial_index=false") == 2
+    assert "boxes_of_spatial_index_db was" in only_error(capsys.readouterr().err)
     opened.clear()
     assert merge(layer, listed, "--spatial_index=false", "--mesh_dir=without") == 0
     assert len(opened) == 27
