@@ -39,7 +39,8 @@ class LoadEstimate(NamedTuple):
 
 def list_files(files: IndexFiles) -> list[Entry]:
     """Return the files that are there, the smallest first."""
-    found = (entry for entry in Folder(files.url).entries() if SUFFIX in entry.name)
+    names = {files.grid.name(task) for task in range(len(files))}
+    found = (entry for entry in Folder(files.url).entries() if _plain_name(entry) in names)
     return sorted(found, key=lambda entry: (entry.bytes, entry.name))
 
 
@@ -53,7 +54,7 @@ def estimate(plan: LoadPlan, listed: list[Entry]) -> LoadEstimate:
     """
     grid, started = plan.files.grid, time.process_time()
     picked = {(2 * i + 1) * len(listed) // (2 * _SAMPLES) for i in range(_SAMPLES)} if listed else set()
-    tasks = [grid.task_of(listed[n].name.partition(SUFFIX)[0] + SUFFIX) for n in sorted(picked)]
+    tasks = [grid.task_of(_plain_name(listed[n])) for n in sorted(picked)]
     read = list(plan.files.read(tasks))
     labels = {grid.name(t): decode_labels(data, grid.name(t)) for t, data in zip(tasks, read, strict=True) if data}
     size = _load(SqliteDatabase(plan.database), labels) if plan.one_writer else 0
@@ -71,6 +72,11 @@ def estimate(plan: LoadPlan, listed: list[Entry]) -> LoadEstimate:
         batch_bytes=round(largest * (text + batch * (stored + rows * _ROW_BYTES))),
         cpu_seconds=seconds * scale,
     )
+
+
+def _plain_name(entry: Entry) -> str:
+    """Return the name of a file of an index without that of its compression."""
+    return entry.name.partition(SUFFIX)[0] + SUFFIX
 
 
 def _load(database: SqliteDatabase, files: dict[str, Labels]) -> int:
