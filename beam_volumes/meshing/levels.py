@@ -17,7 +17,7 @@ from beam_volumes.meshing.labels import chosen_labels
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_plan import MeshPlan, PartKey
-from beam_volumes.meshing.simplification import simplify
+from beam_volumes.meshing.simplification import Simplified, simplify
 from beam_volumes.meshing.topology import count_edges, weld, without_cavities
 from beam_volumes.parcels import Parcel, ParcelReader
 
@@ -78,19 +78,23 @@ def join_cells(plan: MeshPlan, labels: int, key: PartKey, parcels: Sequence[Parc
                 joined = weld([Mesh.from_bytes(data) for _, data in pieces], out.inner_planes())
                 joined = without_cavities(joined) if plan.fill_holes else joined
                 work.clock.lap("weld")
-                # The outer border stays as it is, and so do the triangles on it.
-                border = count_edges(joined.faces, len(joined.vertices)).open
-                target = border + round(max(len(joined.faces) - border, 0) / plan.multires.factor_of(key.level))
-                done = simplify(joined, plan.source.resolution_nm, target, plan.max_error_at(key.level), fit=True)
-                # A fragment under its cap is also a piece of which the level above can hold eight: that comes first.
-                most = max(border, plan.multires.max_fragment_bytes // _BYTES_PER_FACE)
-                if len(done.mesh.faces) > most:
-                    done = simplify(done.mesh, plan.source.resolution_nm, most, None)
+                done = coarser(plan, key.level, joined)
                 work.clock.lap("simplify")
                 counts = _counting(counts, done.fell_back, done.crowded, 0)
                 out.add(label, done.mesh)
             counts = replace(counts, joined=len(reader.pieces))
         return work.output(out.finish(counts))
+
+
+def coarser(plan: MeshPlan, lod: int, mesh: Mesh) -> Simplified:
+    """Return the surface of a level of detail that is made of one of the level before."""
+    # The outer border stays as it is, and so do the triangles on it.
+    border = count_edges(mesh.faces, len(mesh.vertices)).open
+    target = border + round(max(len(mesh.faces) - border, 0) / plan.multires.factor_of(lod))
+    done = simplify(mesh, plan.source.resolution_nm, target, plan.max_error_at(lod), fit=True)
+    # A fragment under its cap is also a piece of which the level above can hold eight: that comes first.
+    most = max(border, plan.multires.max_fragment_bytes // _BYTES_PER_FACE)
+    return done if len(done.mesh.faces) <= most else simplify(done.mesh, plan.source.resolution_nm, most, None)
 
 
 def _counting(counts: MeshCounts, fell_back: bool, crowded: int, raw_faces: int) -> MeshCounts:

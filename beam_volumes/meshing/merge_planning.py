@@ -12,12 +12,11 @@ from beam_volumes.map_buffer import read_keys
 from beam_volumes.meshing.cell_fragments import meshes_of_fragments
 from beam_volumes.meshing.labels import LabelChoice
 from beam_volumes.meshing.legacy import SUFFIX, parse_frags_name
+from beam_volumes.meshing.levels import coarser
 from beam_volumes.meshing.mesh import Mesh
 from beam_volumes.meshing.mesh_input import FragmentFiles
 from beam_volumes.meshing.mesh_plan import MeshPlan
 from beam_volumes.meshing.multires import encode_fragment
-from beam_volumes.meshing.simplification import simplify
-from beam_volumes.meshing.topology import count_edges
 from beam_volumes.storage import Folder
 from beam_volumes.storage.store import Entry
 from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
@@ -122,10 +121,8 @@ def _encode(plan: MeshPlan, mesh: Mesh, position: Vec) -> int:
     """Simplify a surface as the first coarser level does, and return the bytes of its fragment; 0 without levels."""
     if plan.num_lods == 1:
         return 0
-    border, (x, y, z) = count_edges(mesh.faces, len(mesh.vertices)).open, position
-    target = border + round(max(len(mesh.faces) - border, 0) / plan.multires.factor_of(1))
-    done = simplify(mesh, plan.source.resolution_nm, target, plan.max_error_at(1))
-    return len(encode_fragment(done.mesh, plan.grid, 1, (x // 2, y // 2, z // 2)).data)
+    x, y, z = position
+    return len(encode_fragment(coarser(plan, 1, mesh).mesh, plan.grid, 1, (x // 2, y // 2, z // 2)).data)
 
 
 def summary(plan: MeshPlan, choice: LabelChoice) -> list[tuple[str, str]]:
