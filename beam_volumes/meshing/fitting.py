@@ -17,8 +17,8 @@ from beam_volumes.meshing.topology import compact_numbered, frozen, open_edges
 def fitted(fine: Mesh, faces: Faces, resolution_nm: tuple[float, float, float]) -> Mesh:
     """Return the surface `faces`, on some of the vertices of `fine`, with these nearer to the surface of `fine`.
 
-    Vertices of open edges stay, no face is folded, and nothing leaves the box of `fine`. Memory: 12 bytes per face of
-    `fine` and 20 per vertex.
+    Vertices of open edges stay, no step folds a face over, and nothing leaves the box of `fine`. Memory: 12 bytes per
+    face of `fine` and 20 per vertex.
     """
     vertices, all_faces = frozen(fine.vertices, np.int32), frozen(fine.faces, np.uint32)
     coarse, owners = compact_numbered(Mesh(vertices, faces))

@@ -19,7 +19,7 @@ Numbers = npt.NDArray[np.float64]
 _NOBODY = np.uint32(0xFFFFFFFF)
 _ONE = np.uint64(1)
 
-# Of the angle between a triangle before and after: half of a right one and more is a fold.
+# Of the angle by which one step may turn a triangle, 72 degrees; from a right angle on it would be folded over.
 _LEAST_COSINE = 0.3
 
 _kernel = numba.njit(cache=True, nogil=True, error_model="numpy")
