@@ -9,6 +9,10 @@ class OptionError(VolumeError):
     """An option, or a combination of options, that cannot work; nothing has been written."""
 
 
+class GeometryError(VolumeError, ValueError):
+    """Coordinates, sizes or a resolution that no box can be made of, or a box that has no whole voxels."""
+
+
 class SourceError(VolumeError):
     """The source cannot be read, or holds something other than it says."""
 
@@ -35,3 +39,7 @@ class WorkerDiedError(VolumeError):
 
 class ConservationError(VolumeError):
     """What was planned, processed and written does not agree: something was lost."""
+
+
+class FunctionError(VolumeError):
+    """What a function of the user has returned does not fit where it goes."""
