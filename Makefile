@@ -1,10 +1,10 @@
-# make demo, make test: each sets up .venv first.
+# make demo, make test: each sets up .venv first. make cue: what reads specs in CUE, with npm, into .venv, too.
 
 PYTHON ?= python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check benchmark generate clean
+.PHONY: demo test check benchmark cue generate clean
 
 demo: .venv/demo
 	$(BIN)/python -m examples.demo
@@ -20,6 +20,8 @@ check: .venv/test
 
 benchmark: .venv/benchmark
 	$(BIN)/python -m benchmarks.export
+
+cue: .venv/cue
 
 generate: .venv/test
 	$(BIN)/python -m templates.generate
@@ -42,4 +44,10 @@ clean:
 
 .venv/benchmark: .venv/test
 	$(PIP) install -c constraints.txt -e '.[benchmark]'
+	touch $@
+
+# Where beam_volumes/builder/cue.py looks for it.
+.venv/cue: .venv/python package.json package-lock.json
+	cp package.json package-lock.json .venv/lib/
+	npm ci --prefix .venv/lib --no-audit --no-fund --loglevel=error
 	touch $@
