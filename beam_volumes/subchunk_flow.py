@@ -1,0 +1,268 @@
+"""A function applied to a volume in chunks of several levels, in memory: what the chunks yield, cropped and blended.
+
+One chunk of the top level is worked on at a time. What it yields is cut by the boxes of the output that own its voxels,
+and each of these is reduced of its pieces in a fixed order: the same bits, however often a piece is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from beam_volumes.blending import Accumulator, Voxels, accumulation_type, edges_of, rounded, to_be_weighted, weigh
+from beam_volumes.errors import ConservationError, FunctionError
+from beam_volumes.geometry import Box
+from beam_volumes.subchunks import BottomChunk, Chunk, SubchunkPlan, VoxelKind
+
+Process = Callable[[Iterable[BottomChunk]], Iterable[Voxels]]
+"""Yields for each chunk, in order, what the function makes of it: CXYZ, the shape of its `read_box`.
+
+The chunks come as they are asked for, so that some may be read ahead, or put into one batch. A result is not written
+to, and not looked at again once the next one is asked for.
+"""
+
+
+@dataclass(frozen=True)
+class Yielded:
+    """What a chunk of the top level yields, not yet weighted against its neighbours.
+
+    Attributes:
+        top: index of the chunk.
+        box: the chunk with its blend, as far as it is wanted.
+        values: CXYZ; sums in floating point where a level below is weighted, else of the destination's type. It may be
+            a view of what the function has returned.
+
+    """
+
+    top: int
+    box: Box
+    values: Voxels
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Weighted voxels of one chunk of the top level that one output box owns.
+
+    Attributes:
+        owner: index of the output box.
+        top: index of the chunk: pieces are reduced in this order.
+        box: lies in the output box.
+        values: CXYZ; of the destination's type where no other chunk has a part, else of that of sums.
+
+    """
+
+    owner: int
+    top: int
+    box: Box
+    values: Voxels
+
+
+def one_by_one(read: Callable[[Box], Any], function: Callable[[Any], Voxels]) -> Process:
+    """Return a process that reads the box of one chunk and calls the function with that, chunk after chunk.
+
+    Args:
+        read: returns what the function takes for a box of the destination's voxels.
+        function: returns CXYZ of the shape of the box.
+
+    """
+
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Voxels]:
+        for chunk in chunks:
+            yield function(read(chunk.read_box))
+
+    return process
+
+
+def process_chunk(plan: SubchunkPlan, top: int, process: Process, kind: VoxelKind) -> Yielded:
+    """Return what a chunk of the top level yields.
+
+    Memory: see `subchunk_memory`.
+
+    Args:
+        plan: how the run is cut.
+        top: index of the chunk.
+        process: calls the function.
+        kind: channels and type of the destination.
+
+    Raises:
+        FunctionError: a result has another shape, or a type that the destination's cannot hold.
+        ConservationError: results came too few, or too many.
+
+    """
+    chunk = plan.top_chunk(top)
+    results = iter(process(plan.bottom_chunks(top)))
+    values = _Recursion(plan, kind, results).voxels_of(chunk)
+    if next(results, None) is not None:
+        raise ConservationError(
+            f"expected a result for each chunk, came more for {chunk.box}: yield as many as there are chunks"
+        )
+    return Yielded(top, chunk.wanted, values)
+
+
+class _Recursion:
+    """Reduces the results of bottom chunks, which come in the order of `SubchunkPlan.bottom_chunks`."""
+
+    def __init__(self, plan: SubchunkPlan, kind: VoxelKind, results: Iterator[Voxels]) -> None:
+        self._plan, self._kind, self._results = plan, kind, results
+
+    def voxels_of(self, chunk: Chunk) -> Voxels:
+        """Return what is wanted of a chunk, CXYZ."""
+        plan = self._plan
+        if chunk.level == len(plan.levels) - 1:
+            return self._bottom(plan.bottom_chunk(chunk), chunk.wanted)
+        level, own = plan.levels[chunk.level + 1], chunk.level + 2 < len(plan.levels)
+        sums = plan.sums(chunk.level)
+        kind = accumulation_type(self._kind.data_type) if sums else np.dtype(self._kind.data_type)
+        total = Accumulator(chunk.wanted, level.mode if level.overlaps else None, kind)
+        for below in plan.chunks_below(chunk):
+            values = self.voxels_of(below)
+            if level.is_weighted:
+                values = to_be_weighted(values, self._kind.data_type, own=own)
+                weigh(values, below.wanted, below.box, level.blend, level.mode, edges_of(below.box, below.region))
+            total.add(below.wanted, values)
+            # Or it would stay while the next one is made.
+            del values
+        return total.result()
+
+    def _bottom(self, chunk: BottomChunk, wanted: Box) -> Voxels:
+        result = next(self._results, None)
+        if result is None:
+            raise ConservationError(
+                f"expected a result for each chunk, came none for chunk {chunk.id} ({chunk.read_box}): yield as many "
+                f"as there are chunks"
+            )
+        return checked_result(result, self._kind, chunk)[(slice(None), *wanted.slices(chunk.read_box.start))]
+
+
+def checked_result(result: Voxels, kind: VoxelKind, chunk: BottomChunk) -> Voxels:
+    """Return what the function has made of a chunk in the destination's type.
+
+    Integers become integers of another size where all fit; floats become floats; bool becomes any number.
+
+    Raises:
+        FunctionError: it has another shape, or values that the destination's type cannot hold.
+
+    """
+    result = np.asarray(result)
+    expected = (kind.channels, *chunk.read_box.shape)
+    where = f"the function's result for chunk {chunk.id} ({chunk.read_box})"
+    if result.shape != expected:
+        raise FunctionError(
+            f"{where}: expected the shape {expected}, {kind.channels} channels, and x, y, z of the chunk with twice "
+            f"its crop_pad and blend_pad, came {result.shape}: return that, uncropped"
+        )
+    wanted = np.dtype(kind.data_type)
+    if result.dtype == wanted:
+        return result
+    if result.dtype.kind in "iu" and wanted.kind in "iu":
+        low, high, limits = int(result.min()), int(result.max()), np.iinfo(wanted)
+        if not limits.min <= low <= high <= limits.max:
+            raise FunctionError(
+                f"{where}: expected values that the destination's {wanted} holds, came values from {low} to {high}: "
+                f"clip them, or write to a wider type"
+            )
+    elif not np.can_cast(result.dtype, wanted, "safe") and not result.dtype.kind == wanted.kind == "f":
+        raise FunctionError(
+            f"{where}: expected the destination's type {wanted}, came {result.dtype}: round, clip and convert in the "
+            f"function, or in one of write_procs"
+        )
+    return result.astype(wanted)
+
+
+def pieces_of(
+    plan: SubchunkPlan, yielded: Yielded, kind: VoxelKind, owners: Collection[int] | None = None
+) -> Iterator[Piece]:
+    """Yield what a chunk of the top level has for each output box, weighted; copies, x fastest.
+
+    Args:
+        plan: how the run is cut.
+        yielded: what the chunk yields.
+        kind: channels and type of the destination.
+        owners: the output boxes that are wanted; None for all.
+
+    Raises:
+        ValueError: the mode is defer: nothing is to be reduced.
+        FunctionError: an integer is too large to be blended.
+
+    """
+    top = plan.top
+    if top.mode == "defer":
+        raise ValueError(
+            "expected a mode that is reduced, came defer, which leaves the chunks of the top level as they are"
+        )
+    chunk = plan.top_chunk(yielded.top).box
+    edges = edges_of(chunk, plan.bounds)
+    for owner in plan.owners_of(yielded.top):
+        if owners is not None and owner not in owners:
+            continue
+        box = yielded.box.intersection(plan.owner_box(owner))
+        values = yielded.values[(slice(None), *box.slices(yielded.box.start))]
+        if top.is_weighted and is_shared(plan, chunk, box):
+            values = to_be_weighted(values, kind.data_type)
+            weigh(values, box, chunk, top.blend, top.mode, edges)
+        else:
+            # The largest of rounded values is the rounded largest.
+            values = rounded(values, kind.data_type)
+        yield Piece(owner, yielded.top, box, values)
+
+
+def is_shared(plan: SubchunkPlan, chunk: Box, box: Box) -> bool:
+    """Whether other chunks of the top level reach into `box`, a part of a chunk with its blend."""
+    edges = edges_of(chunk, plan.bounds)
+    return any(
+        (not low and box.start[axis] < chunk.start[axis] + blend)
+        or (not high and box.stop[axis] > chunk.stop[axis] - blend)
+        for axis, ((low, high), blend) in enumerate(zip(edges, plan.top.blend, strict=True))
+    )
+
+
+def reduce_pieces(plan: SubchunkPlan, owner: int, pieces: Iterable[Piece], kind: VoxelKind) -> list[tuple[Box, Voxels]]:
+    """Return the voxels of an output box: CXYZ of the destination's type, in boxes that do not overlap.
+
+    One box, the whole output box, but where there are gaps between chunks: then one per chunk.
+
+    Args:
+        plan: how the run is cut.
+        owner: index of the output box.
+        pieces: all of this output box, in any order.
+        kind: channels and type of the destination.
+
+    Raises:
+        ConservationError: a piece is missing, or came twice.
+
+    """
+    ordered = sorted(pieces, key=lambda piece: piece.top)
+    expected = plan.tops_of(owner)
+    came = [piece.top for piece in ordered]
+    if came != expected or any(piece.owner != owner for piece in ordered):
+        raise ConservationError(
+            f"output box {plan.owner_box(owner)}: expected one piece of each of the chunks {expected}, came pieces of "
+            f"{came}: something was lost, or done twice"
+        )
+    if any(plan.gap) or len(ordered) == 1:
+        return [(piece.box, piece.values) for piece in ordered]
+    sums = accumulation_type(kind.data_type) if plan.top.is_weighted else np.dtype(kind.data_type)
+    total = Accumulator(plan.owner_box(owner), plan.top.mode if plan.top.overlaps else None, sums)
+    for piece in ordered:
+        total.add(piece.box, piece.values)
+    return [(total.box, rounded(total.result(), kind.data_type, own=True))]
+
+
+def process_volume(plan: SubchunkPlan, process: Process, kind: VoxelKind) -> Voxels:
+    """Return all of the output, CXYZ over the plan's bounds; 0 in the gaps between chunks.
+
+    Memory: the whole volume, and what of it waits for other chunks.
+    """
+    volume = np.zeros((kind.channels, *plan.bounds.shape), kind.data_type)
+    waiting: dict[int, list[Piece]] = {}
+    for top in range(len(plan)):
+        for piece in pieces_of(plan, process_chunk(plan, top, process, kind), kind):
+            pieces = waiting.setdefault(piece.owner, [])
+            pieces.append(piece)
+            if len(pieces) == len(plan.tops_of(piece.owner)):
+                for box, values in reduce_pieces(plan, piece.owner, waiting.pop(piece.owner), kind):
+                    volume[(slice(None), *box.slices(plan.bounds.start))] = values
+    return volume

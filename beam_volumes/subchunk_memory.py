@@ -1,0 +1,156 @@
+"""The most memory that one element of a run holds, in bytes: planned of its boxes alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from beam_volumes.blending import accumulation_type
+from beam_volumes.geometry import Vec
+from beam_volumes.subchunk_flow import is_shared
+from beam_volumes.subchunks import SubchunkPlan, VoxelKind
+
+
+@dataclass(frozen=True)
+class Input:
+    """One layer that the function takes.
+
+    Attributes:
+        kind: channels, and the type in which the function takes them.
+        pad: by how many voxels of the destination more it is read at each side than the chunk with its pads.
+        scale: how many voxels of it there are along each axis of a voxel of the destination.
+
+    """
+
+    kind: VoxelKind
+    pad: Vec = (0, 0, 0)
+    scale: tuple[Fraction | int, Fraction | int, Fraction | int] = (1, 1, 1)
+
+
+@dataclass(frozen=True)
+class PlannedMemory:
+    """Bytes of what one element holds.
+
+    Attributes:
+        inputs: what the function takes for one batch of bottom chunks.
+        function: what it needs besides, as far as that has been said.
+        outputs: what it returns for one batch, and what of one result is converted, or weighted.
+        accumulators: by level, what one of its chunks is reduced into; 0 for the bottom, which is the function's.
+        pieces: what one chunk of the top level has for the boxes that own its voxels.
+        chunk: the most at any time while a chunk of the top level is worked on.
+        reduction: the most while an output box is reduced of its pieces, them included.
+
+    """
+
+    inputs: int
+    function: int
+    outputs: int
+    accumulators: tuple[int, ...]
+    pieces: int
+    chunk: int
+    reduction: int
+
+    @property
+    def element(self) -> int:
+        """The most that one element of either stage holds."""
+        return max(self.chunk, self.reduction)
+
+
+def plan_memory(
+    plan: SubchunkPlan,
+    output: VoxelKind,
+    inputs: Sequence[Input],
+    *,
+    batch: int = 1,
+    function_bytes: int = 0,
+) -> PlannedMemory:
+    """Return the bytes that one element holds.
+
+    Args:
+        plan: how the run is cut.
+        output: channels and type of the destination.
+        inputs: all that is read for a bottom chunk.
+        batch: bottom chunks that the function takes at once.
+        function_bytes: what the function needs besides what it takes and returns.
+
+    """
+    accumulators = _accumulators(plan, output)
+    taken, returned = batch * _input_bytes(plan, inputs), batch * _bytes(plan.bottom.whole, output)
+    # The converted result of one chunk is weighted while those of its batch, but not their inputs, are still held.
+    copied = _weighted_copy(plan, output, len(plan.levels) - 1) if len(plan.levels) > 1 else 0
+    at_bottom = max(taken + function_bytes + returned, returned + copied)
+    most = sum(accumulators) + at_bottom
+    for level in range(len(plan.levels) - 2, 0, -1):
+        # A chunk of this level is ready, and weighted into the one above.
+        most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level))
+    top = _typical_top(plan)
+    pieces = _piece_bytes(plan, output, top)
+    held = accumulators[0] or returned
+    reduction = max(_reduction_bytes(plan, output, owner) for owner in plan.owners_of(top))
+    return PlannedMemory(
+        taken, function_bytes, returned + copied, accumulators, pieces, max(most, held + pieces), reduction
+    )
+
+
+def _bytes(shape: Vec, kind: VoxelKind, *, sums: bool = False) -> int:
+    data_type = accumulation_type(kind.data_type) if sums else np.dtype(kind.data_type)
+    return math.prod(shape) * kind.channels * data_type.itemsize
+
+
+def _input_bytes(plan: SubchunkPlan, inputs: Sequence[Input]) -> int:
+    total = 0
+    for each in inputs:
+        shape = [math.ceil((n + 2 * p) * s) for n, p, s in zip(plan.bottom.whole, each.pad, each.scale, strict=True)]
+        total += _bytes((shape[0], shape[1], shape[2]), each.kind)
+    return total
+
+
+def _accumulators(plan: SubchunkPlan, output: VoxelKind) -> tuple[int, ...]:
+    """Return by level the bytes of what is wanted of its chunks, of the largest that there is."""
+    found, wanted = [], plan.top_chunk(_typical_top(plan)).wanted.shape
+    for i, level in enumerate(plan.levels[:-1]):
+        x, y, z = (min(c + 2 * b, w) for c, b, w in zip(level.chunk, level.blend, wanted, strict=True))
+        wanted = (x, y, z)
+        found.append(_bytes(wanted, output, sums=plan.sums(i)))
+    return (*found, 0)
+
+
+def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int) -> int:
+    """Return the bytes of the copy of what a chunk yields that is weighted; 0 where it is weighted in place."""
+    level, is_bottom = plan.levels[number], number == len(plan.levels) - 1
+    if not level.is_weighted or (not is_bottom and plan.sums(number)):
+        return 0
+    x, y, z = (c + 2 * b for c, b in zip(level.chunk, level.blend, strict=True))
+    return _bytes((x, y, z), output, sums=True)
+
+
+def _typical_top(plan: SubchunkPlan) -> int:
+    """Return the index of a chunk of the top level that has neighbours at all sides, if there is one."""
+    x, y, z = (n // 2 for n in plan.shape)
+    return x + plan.shape[0] * (y + plan.shape[1] * z)
+
+
+def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int | None = None) -> int:
+    """Return the bytes of the pieces of a chunk of the top level: of all, or of those of one output box."""
+    chunk = plan.top_chunk(top)
+    total = 0
+    for each in plan.owners_of(top) if owner is None else [owner]:
+        box = chunk.wanted.intersection(plan.owner_box(each))
+        sums = plan.top.is_weighted and is_shared(plan, chunk.box, box)
+        total += _bytes(box.shape, output, sums=sums)
+    return total
+
+
+def _reduction_bytes(plan: SubchunkPlan, output: VoxelKind, owner: int) -> int:
+    tops = plan.tops_of(owner)
+    pieces = sum(_piece_bytes(plan, output, top, owner) for top in tops)
+    if len(tops) <= 1 or any(plan.gap):
+        return pieces
+    shape = plan.owner_box(owner).shape
+    total = _bytes(shape, output, sums=plan.top.is_weighted)
+    is_rounded = plan.top.is_weighted and np.dtype(output.data_type).kind != "f"
+    return pieces + total + (_bytes(shape, output) if is_rounded else 0)
