@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,15 +79,16 @@ def plan_memory(
         function_bytes: what the function needs besides what it takes and returns.
 
     """
-    accumulators = _accumulators(plan, output)
+    wanted, bottom = _wanted_shapes(plan), len(plan.levels) - 1
+    accumulators = (*(_bytes(shape, output, sums=plan.sums(i)) for i, shape in enumerate(wanted[:-1])), 0)
     taken, returned = batch * _input_bytes(plan, inputs), batch * _bytes(plan.bottom.whole, output)
     # The converted result of one chunk is weighted while those of its batch, but not their inputs, are still held.
-    copied = _weighted_copy(plan, output, len(plan.levels) - 1) if len(plan.levels) > 1 else 0
+    copied = _weighted_copy(plan, output, bottom, wanted[bottom]) if bottom else 0
     at_bottom = max(taken + function_bytes + returned, returned + copied)
     most = sum(accumulators) + at_bottom
-    for level in range(len(plan.levels) - 2, 0, -1):
+    for level in range(1, bottom):
         # A chunk of this level is ready, and weighted into the one above.
-        most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level))
+        most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level, wanted[level]))
     top = _typical_top(plan)
     pieces = _piece_bytes(plan, output, top)
     held = accumulators[0] or returned
@@ -109,23 +111,30 @@ def _input_bytes(plan: SubchunkPlan, inputs: Sequence[Input]) -> int:
     return total
 
 
-def _accumulators(plan: SubchunkPlan, output: VoxelKind) -> tuple[int, ...]:
-    """Return by level the bytes of what is wanted of its chunks, of the largest that there is."""
-    found, wanted = [], plan.top_chunk(_typical_top(plan)).wanted.shape
-    for i, level in enumerate(plan.levels[:-1]):
-        x, y, z = (min(c + 2 * b, w) for c, b, w in zip(level.chunk, level.blend, wanted, strict=True))
-        wanted = (x, y, z)
-        found.append(_bytes(wanted, output, sums=plan.sums(i)))
-    return (*found, 0)
+def _wanted_shapes(plan: SubchunkPlan) -> list[Vec]:
+    """Return by level the shape of what is wanted of a chunk, of one of which much is."""
+    top = plan.top_chunk(_typical_top(plan))
+    shapes = []
+    for axis in range(3):
+        start = top.box.start[axis]
+        low, high = top.wanted.start[axis] - start, top.wanted.stop[axis] - start
+        sizes = [high - low]
+        for upper, level in itertools.pairwise(plan.levels):
+            chunk, pad, around = level.chunk[axis], level.blend[axis], upper.blend[axis] + upper.crop[axis]
+            parts = [
+                (max(first - pad, low) - first, min(first + chunk + pad, high) - first)
+                for first in range(-around, upper.chunk[axis] + around, chunk)
+            ]
+            low, high = max(parts, key=lambda part: part[1] - part[0])
+            sizes.append(high - low)
+        shapes.append(sizes)
+    return list(zip(*shapes, strict=True))
 
 
-def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int) -> int:
+def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int, wanted: Vec) -> int:
     """Return the bytes of the copy of what a chunk yields that is weighted; 0 where it is weighted in place."""
-    level, is_bottom = plan.levels[number], number == len(plan.levels) - 1
-    if not level.is_weighted or (not is_bottom and plan.sums(number)):
-        return 0
-    x, y, z = (c + 2 * b for c, b in zip(level.chunk, level.blend, strict=True))
-    return _bytes((x, y, z), output, sums=True)
+    is_own = number < len(plan.levels) - 1 and plan.sums(number)
+    return _bytes(wanted, output, sums=True) if plan.levels[number].is_weighted and not is_own else 0
 
 
 def _typical_top(plan: SubchunkPlan) -> int:

@@ -1,0 +1,110 @@
+import tracemalloc
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beam_volumes.geometry import Box, Vec
+from beam_volumes.subchunk_flow import one_by_one, pieces_of, process_chunk, reduce_pieces
+from beam_volumes.subchunk_memory import Input, plan_memory
+from beam_volumes.subchunks import SubchunkPlan, VoxelKind
+from tests.beam_volumes.subchunk_plans import Values, make_plan
+
+BYTES = VoxelKind(1, "uint8")
+
+THREE = [(120, 120, 20), (66, 66, 12), (38, 38, 8)]
+
+
+def peak(action: Callable[[], Any]) -> int:
+    """Return the most bytes held in arrays at any time, beyond those from before."""
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        action()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+def two_levels(mode: str = "linear") -> SubchunkPlan:
+    return make_plan(
+        Box.of_shape((360, 360, 60)), [(120, 120, 20), (34, 34, 8)], (2, 2, 0), [(6, 6, 2), (4, 4, 2)], mode
+    )
+
+
+def test_the_figures_of_two_levels() -> None:
+    planned = plan_memory(
+        two_levels(), VoxelKind(2, "uint8"), [Input(VoxelKind(1, "float32")), Input(BYTES, (1, 0, 0), (2, 2, 1))]
+    )
+    assert planned.inputs == 46 * 46 * 12 * 4 + 96 * 92 * 12
+    read, padded, above = 46 * 46 * 12 * 2, 42 * 42 * 12 * 2 * 4, 132 * 132 * 24 * 2 * 4
+    assert planned.outputs == read + padded
+    assert planned.accumulators == (above, 0)
+    # The chunks overlap at all sides: of the pieces none is final.
+    assert planned.pieces == above
+    assert planned.chunk == above + above
+    parts = 2 * 4 * ((120 + 2 * 6) * (120 + 2 * 6) * (20 + 2 * 2))
+    assert planned.reduction == parts + 120 * 120 * 20 * 2 * (4 + 1)
+    assert planned.element == max(planned.chunk, planned.reduction)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "chunks", "crops", "blends"),
+    [
+        (VoxelKind(2, "uint8"), "linear", [(120, 120, 20), (34, 34, 8)], (2, 2, 0), [(6, 6, 2), (4, 4, 2)]),
+        (VoxelKind(1, "float32"), "bump", [(120, 120, 20), (64, 64, 12)], [(2, 2, 0), (9, 9, 3)], (2, 2, 2)),
+        (VoxelKind(1, "int32"), "quadratic", [(120, 120, 20), (60, 60, 20)], (0, 0, 0), [(0, 0, 0), (30, 30, 10)]),
+        (VoxelKind(3, "uint16"), "max", [(120, 120, 20), (34, 34, 8)], (2, 2, 0), [(6, 6, 2), (4, 4, 2)]),
+        (VoxelKind(1, "uint8"), "linear", [(120, 120, 20)], (8, 8, 2), (16, 16, 4)),
+        (VoxelKind(1, "uint8"), "linear", [(120, 120, 20)], (8, 8, 2), (0, 0, 0)),
+        (VoxelKind(1, "uint8"), "linear", THREE, (0, 0, 0), [(6, 6, 2), (5, 5, 2), (3, 3, 1)]),
+        (VoxelKind(1, "int64"), "linear", THREE, (0, 0, 0), [(6, 6, 2), (5, 5, 2), (0, 0, 0)]),
+    ],
+)
+def test_what_is_planned_is_what_is_held(
+    kind: VoxelKind, mode: str, chunks: list[Vec], crops: Any, blends: Any
+) -> None:
+    plan = make_plan(Box.of_shape((360, 360, 60)), chunks, crops, blends, mode)
+    planned = plan_memory(plan, kind, [Input(VoxelKind(1, "float32"))])
+
+    def read(box: Box) -> Values:
+        return np.zeros((1, *box.shape), np.float32)
+
+    def function(values: Values) -> Values:
+        return np.zeros((kind.channels, *values.shape[1:]), kind.data_type)
+
+    process = one_by_one(read, function)
+    top = 13
+    held = peak(lambda: [*pieces_of(plan, process_chunk(plan, top, process, kind), kind)])
+    assert 0.9 < held / planned.chunk < 1.1
+    pieces = [
+        piece
+        for other in plan.tops_of(top)
+        for piece in pieces_of(plan, process_chunk(plan, other, process, kind), kind, {top})
+    ]
+    held = sum(piece.values.nbytes for piece in pieces) + peak(lambda: reduce_pieces(plan, top, pieces, kind))
+    assert 0.9 < held / planned.reduction < 1.1
+
+
+def test_batches_and_functions_need_more() -> None:
+    plan = two_levels()
+    alone = plan_memory(plan, BYTES, [Input(BYTES)])
+    more = plan_memory(plan, BYTES, [Input(BYTES)], batch=4, function_bytes=10**9)
+    read, padded = 46 * 46 * 12, 42 * 42 * 12 * 4
+    assert (more.inputs, more.outputs) == (4 * read, 4 * read + padded)
+    assert more.chunk == alone.accumulators[0] + 8 * read + 10**9
+
+
+def test_inputs_of_other_resolutions() -> None:
+    planned = plan_memory(two_levels(), BYTES, [Input(BYTES, scale=(Fraction(1, 8), Fraction(1, 8), 1))])
+    assert planned.inputs == 6 * 6 * 12
+
+
+def test_a_volume_of_one_chunk_needs_no_more_than_is_wanted() -> None:
+    plan = make_plan(Box.of_shape((20, 20, 4)), [(20, 20, 4), (10, 10, 2)], (0, 0, 0), [(5, 5, 1), (2, 2, 1)])
+    planned = plan_memory(plan, BYTES, [])
+    assert planned.accumulators == (20 * 20 * 4 * 4, 0)
+    assert planned.pieces == planned.reduction == 20 * 20 * 4
