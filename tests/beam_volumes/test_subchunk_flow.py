@@ -176,6 +176,15 @@ def test_gaps_stay_untouched_and_chunks_whole() -> None:
         np.testing.assert_array_equal(result, whole(plan, source))
 
 
+def test_a_chunk_that_has_shrunk_below_its_blend_has_no_neighbours() -> None:
+    bounds = Box.of_shape((5, 16, 2), (1, 1, 1))
+    plan = make_plan(bounds, [(8, 8, 2), (1, 4, 2)], (0, 0, 0), [(4, 4, 1), (0, 2, 1)], shrink_processing_chunk=True)
+    assert plan.top.chunk == (5, 8, 2)
+    source = noise((1, *reach(plan).shape), "int16")
+    result = process_volume(plan, reading(source, plan, lambda values: values), VoxelKind(1, "int16"))
+    np.testing.assert_array_equal(result, whole(plan, source))
+
+
 @budget
 @given(plans(), st.randoms(use_true_random=False))
 def test_reruns_in_any_order_give_the_same_bits(plan: SubchunkPlan, random: Any) -> None:

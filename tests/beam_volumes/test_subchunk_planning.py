@@ -254,6 +254,11 @@ def test_auto_divisibility_says_how_large_a_chunk_must_be() -> None:
         "blend_pad, whole chunks [16, 256, 1] of the level below, came [5, 300, 1]: use at least [6, 300, 1]"
     ]
     assert chunks(plan(processing_chunk_sizes=[[6, 300, 1], [16, 256, 1]], **options))[0] == (6, 256, 1)
+    # Twice the blend, too.
+    options["processing_crop_pads"], options["processing_blend_pads"] = [0, 0, 0], [[5, 0, 0], [0, 0, 0]]
+    (fault,) = faults(processing_chunk_sizes=[[1, 1, 1], [12, 1, 1]], **options)
+    assert fault.endswith("use at least [14, 1, 1]")
+    assert chunks(plan(processing_chunk_sizes=[[14, 1, 1], [12, 1, 1]], **options))[0] == (14, 1, 1)
 
 
 OFF = "set expand_bbox_processing: false (it is true unless said otherwise)"
