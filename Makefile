@@ -39,6 +39,7 @@ clean:
 	touch $@
 
 .venv/test: .venv/python setup.py constraints.txt
+	$(PIP) install -c constraints.txt torch==2.13.0
 	$(PIP) install -c constraints.txt -e '.[demo,gcp,test]'
 	touch $@
 

@@ -47,6 +47,7 @@ setup(
         "demo": ["pillow>=10"],
         # Dataflow only: it is most of the size of an installation.
         "gcp": ["apache-beam[gcp]>=2.77,<2.78", "cloud-sql-python-connector>=1.18"],
+        # Layers and apply only: who exports does not pay for it.
         "apply": ["torch==2.13.0"],
         # Sources in other formats than Precomputed.
         "zarr": ["zarr>=3"],
@@ -63,6 +64,7 @@ setup(
             "pytest>=8",
             "ruff>=0.17",
             "tensorstore>=0.1.80",
+            "torch==2.13.0",
             "types-pymysql",
             "types-pyyaml",
             "types-requests",

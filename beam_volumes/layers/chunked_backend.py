@@ -84,8 +84,22 @@ class AccessOptions:
         return cls(**found)
 
 
+class _OneAtATime:
+    """Lets one thread at a time read with a reader that keeps indices and connections."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader, self._lock = reader, threading.Lock()
+
+    def read(self, box: Box) -> tuple[Array, list[Box]]:
+        """Return the XYZC voxels of `box` and the stored chunks that were missing."""
+        with self._lock:
+            return self._reader.read(box)
+
+
 class ChunkedBackend(VolumetricBackend):
     """A volume in any format that this project or CloudVolume reads; Precomputed that is not sharded can be written.
+
+    Several threads may use it at once.
 
     Args:
         volume: the volume.
@@ -201,14 +215,15 @@ class ChunkedBackend(VolumetricBackend):
     def _open(self, mip: int, fill_missing: bool) -> Reader:
         if self.name.startswith("graphene://"):
             timestamp = checked_timestamp(self.options.agglomerate, self.options.timestamp)
-            return GraphReader(self.name, self.volume.info, mip, timestamp, fill_missing=fill_missing)
+            graph = GraphReader(self.name, self.volume.info, mip, timestamp, fill_missing=fill_missing)
+            return _OneAtATime(graph)
         source = self.volume.source(mip)
         scale = self.volume.scale(mip)
         if self.volume.is_precomputed and is_local(self.name) and "sharding" not in scale:
             grid = self.volume.grid(mip)
             form = ChunkForm.of_scale(self.volume.info, scale, grid)
             return ChunkFiles(self.name, scale["key"], form, fill_missing=fill_missing)
-        return open_reader(source, fill_missing=fill_missing)
+        return _OneAtATime(open_reader(source, fill_missing=fill_missing))
 
     def _own(self, array: Array) -> Array:
         """Return an array that may be written to, and that nothing else refers to."""

@@ -16,6 +16,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.storage.urls import redacted, split_schemes
 
 _SCHEMES = ("file", "gs", "s3", "http", "https")
+_FAILURES = (ValueError, OSError, NotImplementedError)
 
 
 class TensorstoreBackend(VolumetricBackend):
@@ -59,14 +60,14 @@ class TensorstoreBackend(VolumetricBackend):
         x, y, z = box.slices()
         try:
             return np.array(self._open(mip)[x, y, z].read(order="F").result())
-        except (ValueError, OSError) as error:
+        except _FAILURES as error:
             raise SourceError(f"{self.name}, mip {mip}, box {box}: cannot read: {redacted(str(error))}") from error
 
     def _write(self, mip: int, box: Box, values: Array) -> None:
         x, y, z = box.slices()
         try:
             self._open(mip)[x, y, z].write(values).result()
-        except (ValueError, OSError) as error:
+        except _FAILURES as error:
             raise DestinationError(
                 f"{self.name}, mip {mip}, box {box}: cannot write: {redacted(str(error))}"
             ) from error
@@ -90,7 +91,7 @@ class TensorstoreBackend(VolumetricBackend):
             }
             try:
                 self._opened[mip] = _tensorstore().open(spec, open=True).result()
-            except (ValueError, OSError) as error:
+            except _FAILURES as error:
                 raise SourceError(f"{self.name}, mip {mip}: cannot be opened: {redacted(str(error))}") from error
         return self._opened[mip]
 

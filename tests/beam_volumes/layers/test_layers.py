@@ -3,6 +3,7 @@
 import gzip
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from beam_volumes.errors import (
     CorruptDataError,
     DestinationError,
     FunctionError,
-    GeometryError,
     OptionError,
     SourceError,
 )
-from beam_volumes.geometry import BBox3D, Box, Vec, Vec3D, VolumetricIndex
-from beam_volumes.layers import VolumetricLayer, build_cv_layer, build_ts_layer, tensor_type
+from beam_volumes.geometry import BBox3D, Box, Vec3D, VolumetricIndex
+from beam_volumes.layers import build_cv_layer, build_ts_layer, tensor_type
 from tests.beam_volumes.layers.layer_volumes import (
     RESOLUTION,
     by_cloudvolume,
@@ -33,6 +33,8 @@ from tests.beam_volumes.layers.layer_volumes import (
     stored_layer,
     window,
 )
+from tests.beam_volumes.test_sources import SHAPE as STORED_SHAPE
+from tests.beam_volumes.test_sources import write_n5, write_zarr2
 
 BUDGET = settings(derandomize=True, deadline=None, max_examples=20)
 OFFSET = (-5, 3, 7)
@@ -279,6 +281,36 @@ def test_shards_are_read_and_written_by_tensorstore(tmp_path: Path) -> None:
     np.testing.assert_array_equal(by_cloudvolume(tmp_path), voxels)
 
 
+@pytest.mark.parametrize("write", [write_zarr2, write_n5])
+def test_other_formats_are_read(tmp_path: Path, write: Any) -> None:
+    x, y, z = STORED_SHAPE
+    voxels = random_voxels((x, y, z, 1), "uint8")
+    layer = build_cv_layer(write(tmp_path, voxels))
+    fine, coarse = layer.backend.volume.resolutions
+    expected = np.moveaxis(voxels, 3, 0)
+    np.testing.assert_array_equal(layer[fine, 0:x, 0:y, 0:z].numpy(), expected)
+    box = Box((-2, 3, 1), (20, 17, 4))
+    found = layer[(coarse, *box.slices())].numpy()
+    np.testing.assert_array_equal(found, window(expected[:, ::2, ::2], (0, 0, 0), box))
+    with pytest.raises(DestinationError, match="expected a scale of Precomputed that is not sharded to write to"):
+        layer[fine, 0:x, 0:y, 0:z] = 1
+
+
+def test_threads_may_share_a_layer(tmp_path: Path) -> None:
+    voxels = random_voxels((1, 64, 48, 16), "uint8")
+    layer = stored_layer(tmp_path, np.zeros_like(voxels), cache_bytes_limit=3 * 16 * 16 * 8)
+    columns = list(range(0, 64, 3))
+
+    def write(x: int) -> None:
+        layer[x : min(x + 3, 64), 0:48, 0:16] = voxels[:, x : x + 3]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, columns))
+        read = list(pool.map(lambda x: layer[x : x + 3, 0:48, 0:16].numpy(), columns))
+    for x, found in zip(columns, read, strict=True):
+        np.testing.assert_array_equal(found[:, : min(3, 64 - x)], voxels[:, x : x + 3])
+
+
 def test_computed_volumes_are_read() -> None:
     layer = build_cv_layer("made://image?size=40,30,20&offset=-3,0,5&resolution=8,8,40")
     whole = layer[Vec3D(8, 8, 40), -3:37, 0:30, 5:25]
@@ -348,120 +380,3 @@ def test_what_the_backend_tells(tmp_path: Path) -> None:
     idx = VolumetricIndex.from_coords((0, 4, 8), (12, 21, 9), RESOLUTION)
     aligned = backend.get_chunk_aligned_index(idx, "expand")
     assert (aligned.start, aligned.stop) == (Vec3D(-5, 3, 7), Vec3D(27, 35, 15))
-
-
-RATIOS: list[tuple[Vec, Vec]] = [((8, 8, 40), (18, 10, 11)), ((2, 2, 40), (74, 42, 11))]
-
-
-@pytest.mark.parametrize("mode", ["img", "segmentation", "mask"])
-@pytest.mark.parametrize(("desired", "shape"), RATIOS)
-def test_index_desired_and_data_resolution_are_independent(tmp_path: Path, mode: str, desired: Vec, shape: Vec) -> None:
-    voxels = random_voxels((1, *SHAPE), "uint8")
-    offset = (-4, 4, 7)
-    stored_layer(tmp_path, voxels, offset)
-    layer = build_cv_layer(
-        str(tmp_path),
-        default_desired_resolution=desired,
-        index_resolution=(1, 1, 40),
-        data_resolution=RESOLUTION,
-        interpolation_mode=mode,
-        mask_value_thr=100,
-    )
-    wide = (-4, 4, 7), (32 if desired[0] == 8 else 33, 24 if desired[0] == 8 else 25, 18)
-    box = Box(*wide)
-    read = layer[4 * box.start[0] : 4 * box.stop[0], 4 * box.start[1] : 4 * box.stop[1], 7:18].numpy()
-    data = window(voxels, offset, box)
-    assert read.shape == (1, *shape)
-    if desired == (8, 8, 40):
-        pairs = data.reshape(1, 18, 2, 10, 2, 11)
-        if mode == "img":
-            expected = np.rint(pairs.mean(axis=(2, 4), dtype=float))
-        elif mode == "mask":
-            expected = pairs.mean(axis=(2, 4), dtype=float) > 100
-        else:
-            expected = np.zeros((1, *shape), "uint8")
-            for at in np.ndindex(expected.shape):
-                four = [int(pairs[0, at[1], x, at[2], y, at[3]]) for y in (0, 1) for x in (0, 1)]
-                expected[at] = max(four, key=four.count)
-    elif mode == "segmentation":
-        expected = data.repeat(2, 1).repeat(2, 2)
-    elif mode == "mask":
-        expected = (data > 100).repeat(2, 1).repeat(2, 2)
-    else:
-        nearest = data.astype(float).repeat(2, 1).repeat(2, 2)
-        for axis in (1, 2):
-            size = nearest.shape[axis]
-            other = np.clip(np.arange(size) + np.where(np.arange(size) % 2, 1, -1), 0, size - 1)
-            nearest = 0.75 * nearest + 0.25 * nearest.take(other, axis)
-        expected = np.rint(nearest)
-    np.testing.assert_array_equal(read, expected)
-
-
-def test_written_at_another_resolution(tmp_path: Path) -> None:
-    new_layer(tmp_path, Box.of_shape((16, 16, 8)))
-    layer = new_layer(
-        tmp_path, Box.of_shape((16, 16, 8)), data_resolution=RESOLUTION, interpolation_mode="segmentation"
-    )
-    values = random_voxels((1, 8, 8, 8), "uint8")
-    layer[Vec3D(8, 8, 40), 0:8, 0:8, 0:8] = values
-    np.testing.assert_array_equal(by_cloudvolume(tmp_path), values.repeat(2, 1).repeat(2, 2))
-    layer[Vec3D(8, 8, 40), 0:8, 0:8, 0:8] = 3
-    assert (by_cloudvolume(tmp_path) == 3).all()
-
-
-def test_voxels_that_are_not_whole(tmp_path: Path) -> None:
-    stored_layer(tmp_path, random_voxels((1, 16, 16, 8), "uint8"))
-    arguments: dict[str, Any] = {
-        "default_desired_resolution": (6, 6, 40),
-        "data_resolution": RESOLUTION,
-        "interpolation_mode": "img",
-    }
-    layer = build_cv_layer(str(tmp_path), **arguments)
-    assert layer[0:10, 0:10, 0:8].shape == (1, 10, 10, 8)
-    with pytest.raises(GeometryError, match=r"expected whole voxels along x at resolution \(4, 4, 40\), got 0 to 7.5"):
-        layer[0:5, 0:4, 0:8]
-    rounding = build_cv_layer(str(tmp_path), **arguments, allow_slice_rounding=True)
-    assert rounding[0:5, 0:4, 0:8].shape == (1, 5, 4, 8)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"data_resolution": (4, 4, 40)}, "interpolation_mode: expected one with data_resolution, came none"),
-        ({"interpolation_mode": "nearest"}, "expected one of img, field, mask, segmentation, came 'nearest'"),
-        ({"cache_bytes_limit": -1}, "cache_bytes_limit: expected a number of bytes, from 0, came -1"),
-        ({"cv_kwargs": {"secrets": "a"}}, "cv_kwargs: expected of agglomerate, compress, .* came secrets"),
-        ({"cv_kwargs": {"compress": "zip"}}, "cv_kwargs: expected compress of gzip, br, none, came 'zip'"),
-        ({"data_resolutio": 5}, "build_cv_layer takes no argument of this name: did you mean 'data_resolution'"),
-        ({"read_procs": print}, "read_procs: expected a list of processors, came <built-in function print>"),
-        ({"index_procs": [5]}, "index_procs: expected functions, came 5"),
-        ({}, "expected a volume, came a place without an info: correct the path, or describe a new volume"),
-    ],
-)
-def test_arguments_are_checked(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        build_cv_layer(str(tmp_path), **arguments)
-
-
-def test_tuning_of_cloudvolume_changes_nothing(tmp_path: Path) -> None:
-    layer = new_layer(tmp_path, BOUNDS, cv_kwargs={"cache": True, "parallel": 4, "progress": False})
-    assert layer[BOUNDS.slices()].shape == (1, *SHAPE)
-
-
-@pytest.mark.parametrize("path", ["", 5, "made://image?size=8,8,8", "zarr://file:///nowhere"])
-def test_tensorstore_takes_precomputed_alone(path: Any) -> None:
-    with pytest.raises((OptionError, SourceError), match="expected"):
-        build_ts_layer(path)
-
-
-def test_a_folder_of_something_else_is_no_volume(tmp_path: Path) -> None:
-    (tmp_path / "info").write_text('{"@type": "neuroglancer_multilod_draco"}')
-    with pytest.raises(OptionError, match="expected the info of a volume, came one without data_type, num_channels"):
-        build_cv_layer(str(tmp_path))
-
-
-def test_a_layer_is_a_value(tmp_path: Path) -> None:
-    layer = new_layer(tmp_path, BOUNDS)
-    readonly = layer.with_changes(readonly=True)
-    assert isinstance(readonly, VolumetricLayer)
-    assert (readonly.readonly, layer.readonly, readonly.backend is layer.backend) == (True, False, True)
