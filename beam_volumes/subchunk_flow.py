@@ -6,9 +6,9 @@ and each of these is reduced of its pieces in a fixed order: the same bits, howe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,11 +17,25 @@ from beam_volumes.errors import ConservationError, FunctionError
 from beam_volumes.geometry import Box
 from beam_volumes.subchunks import BottomChunk, Chunk, SubchunkPlan, VoxelKind
 
-Process = Callable[[Iterable[BottomChunk]], Iterable[Voxels]]
-"""Yields for each chunk, in order, what the function makes of it: CXYZ, the shape of its `read_box`.
 
-The chunks come as they are asked for, so that some may be read ahead, or put into one batch. A result is not written
-to, and not looked at again once the next one is asked for.
+class Result(NamedTuple):
+    """What the function makes of a bottom chunk.
+
+    Attributes:
+        box: the chunk's `read_box`; its `box` where the function has cropped already.
+        values: of each output, CXYZ of the shape of `box`. They are not written to, and not looked at again once the
+            next result is asked for.
+
+    """
+
+    box: Box
+    values: Sequence[Voxels]
+
+
+Process = Callable[[Iterable[BottomChunk]], Iterable[Result]]
+"""Yields for each chunk, in order, what the function makes of it.
+
+The chunks come as they are asked for, so that some may be read ahead, or put into one batch.
 """
 
 
@@ -65,79 +79,95 @@ def one_by_one(read: Callable[[Box], Any], function: Callable[[Any], Voxels]) ->
 
     Args:
         read: returns what the function takes for a box of the destination's voxels.
-        function: returns CXYZ of the shape of the box.
+        function: returns CXYZ of the shape of the box, for the one output.
 
     """
 
-    def process(chunks: Iterable[BottomChunk]) -> Iterator[Voxels]:
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
         for chunk in chunks:
-            yield function(read(chunk.read_box))
+            yield Result(chunk.read_box, [function(read(chunk.read_box))])
 
     return process
 
 
-def process_chunk(plan: SubchunkPlan, top: int, process: Process, kind: VoxelKind) -> Yielded:
-    """Return what a chunk of the top level yields.
+def process_chunks(
+    plan: SubchunkPlan, tops: Iterable[int], process: Process, kinds: Sequence[VoxelKind]
+) -> Iterator[list[Yielded]]:
+    """Yield what chunks of the top level yield, one after another: for each output one `Yielded`.
 
-    Memory: see `subchunk_memory`.
+    Memory: that of one chunk, see `subchunk_memory`; and of the bottom chunks that `process` takes ahead.
 
     Args:
         plan: how the run is cut.
-        top: index of the chunk.
+        tops: indexes of the chunks.
         process: calls the function.
-        kind: channels and type of the destination.
+        kinds: channels and type of each output; none where the function's results are not looked at.
 
     Raises:
         FunctionError: a result has another shape, or a type that the destination's cannot hold.
         ConservationError: results came too few, or too many.
 
     """
-    chunk = plan.top_chunk(top)
-    results = iter(process(plan.bottom_chunks(top)))
-    values = _Recursion(plan, kind, results).voxels_of(chunk)
+    wanted = list(tops)
+    results = iter(process(chunk for top in wanted for chunk in plan.bottom_chunks(top)))
+    for top in wanted:
+        chunk = plan.top_chunk(top)
+        values = _Recursion(plan, kinds, results).voxels_of(chunk)
+        yield [Yielded(top, chunk.wanted, each) for each in values]
+        # Or it would stay while the next one is made.
+        del values
     if next(results, None) is not None:
-        raise ConservationError(
-            f"expected a result for each chunk, came more for {chunk.box}: yield as many as there are chunks"
-        )
-    return Yielded(top, chunk.wanted, values)
+        raise ConservationError("expected a result for each chunk, came more: yield as many as there are chunks")
 
 
 class _Recursion:
     """Reduces the results of bottom chunks, which come in the order of `SubchunkPlan.bottom_chunks`."""
 
-    def __init__(self, plan: SubchunkPlan, kind: VoxelKind, results: Iterator[Voxels]) -> None:
-        self._plan, self._kind, self._results = plan, kind, results
+    def __init__(self, plan: SubchunkPlan, kinds: Sequence[VoxelKind], results: Iterator[Result]) -> None:
+        self._plan, self._kinds, self._results = plan, kinds, results
 
-    def voxels_of(self, chunk: Chunk) -> Voxels:
-        """Return what is wanted of a chunk, CXYZ."""
+    def voxels_of(self, chunk: Chunk) -> list[Voxels]:
+        """Return what is wanted of a chunk, for each output, CXYZ."""
         plan = self._plan
         if chunk.level == len(plan.levels) - 1:
             return self._bottom(plan.bottom_chunk(chunk), chunk.wanted)
-        level, own = plan.levels[chunk.level + 1], chunk.level + 2 < len(plan.levels)
-        sums = plan.sums(chunk.level)
-        kind = accumulation_type(self._kind.data_type) if sums else np.dtype(self._kind.data_type)
-        total = Accumulator(chunk.wanted, level.mode if level.overlaps else None, kind)
+        level = plan.levels[chunk.level + 1]
+        totals = [Accumulator(chunk.wanted, level.mode if level.overlaps else None, t) for t in self._types(chunk)]
         for below in plan.chunks_below(chunk):
             values = self.voxels_of(below)
-            if level.is_weighted:
-                values = to_be_weighted(values, self._kind.data_type, own=own)
-                weigh(values, below.wanted, below.box, level.blend, level.mode, edges_of(below.box, below.region))
-            total.add(below.wanted, values)
-            # Or it would stay while the next one is made.
+            for i, total in enumerate(totals):
+                total.add(below.wanted, self._weighed(below, i, values[i]))
+            # Or they would stay while the next ones are made.
             del values
-        return total.result()
+        return [total.result() for total in totals]
 
-    def _bottom(self, chunk: BottomChunk, wanted: Box) -> Voxels:
+    def _types(self, chunk: Chunk) -> Iterator[np.dtype[Any]]:
+        """Yield for each output the type in which the chunks below are joined."""
+        sums = self._plan.sums(chunk.level)
+        return (accumulation_type(kind.data_type) if sums else np.dtype(kind.data_type) for kind in self._kinds)
+
+    def _weighed(self, chunk: Chunk, output: int, values: Voxels) -> Voxels:
+        level = self._plan.levels[chunk.level]
+        if not level.is_weighted:
+            return values
+        own = chunk.level + 1 < len(self._plan.levels)
+        values = to_be_weighted(values, self._kinds[output].data_type, own=own)
+        weigh(values, chunk.wanted, chunk.box, level.blend, level.mode, edges_of(chunk.box, chunk.region))
+        return values
+
+    def _bottom(self, chunk: BottomChunk, wanted: Box) -> list[Voxels]:
         result = next(self._results, None)
         if result is None:
             raise ConservationError(
                 f"expected a result for each chunk, came none for chunk {chunk.id} ({chunk.read_box}): yield as many "
                 f"as there are chunks"
             )
-        return checked_result(result, self._kind, chunk)[(slice(None), *wanted.slices(chunk.read_box.start))]
+        part = (slice(None), *wanted.slices(result.box.start))
+        pairs = zip(result.values, self._kinds, strict=True)
+        return [checked_result(values, kind, chunk, result.box)[part] for values, kind in pairs]
 
 
-def checked_result(result: Voxels, kind: VoxelKind, chunk: BottomChunk) -> Voxels:
+def checked_result(result: Voxels, kind: VoxelKind, chunk: BottomChunk, box: Box) -> Voxels:
     """Return what the function has made of a chunk in the destination's type.
 
     Integers become integers of another size where all fit; floats become floats; bool becomes any number.
@@ -147,12 +177,14 @@ def checked_result(result: Voxels, kind: VoxelKind, chunk: BottomChunk) -> Voxel
 
     """
     result = np.asarray(result)
-    expected = (kind.channels, *chunk.read_box.shape)
-    where = f"the function's result for chunk {chunk.id} ({chunk.read_box})"
+    expected = (kind.channels, *box.shape)
+    where = f"the function's result for chunk {chunk.id} ({box})"
     if result.shape != expected:
+        uncropped = box == chunk.read_box
         raise FunctionError(
             f"{where}: expected the shape {expected}, {kind.channels} channels, and x, y, z of the chunk with twice "
-            f"its crop_pad and blend_pad, came {result.shape}: return that, uncropped"
+            f"its {'crop_pad and ' if uncropped else ''}blend_pad, came {result.shape}: return that"
+            f"{', uncropped' if uncropped else ''}"
         )
     wanted = np.dtype(kind.data_type)
     if result.dtype == wanted:
@@ -258,8 +290,8 @@ def process_volume(plan: SubchunkPlan, process: Process, kind: VoxelKind) -> Vox
     """
     volume = np.zeros((kind.channels, *plan.bounds.shape), kind.data_type)
     waiting: dict[int, list[Piece]] = {}
-    for top in range(len(plan)):
-        for piece in pieces_of(plan, process_chunk(plan, top, process, kind), kind):
+    for (yielded,) in process_chunks(plan, range(len(plan)), process, [kind]):
+        for piece in pieces_of(plan, yielded, kind):
             pieces = waiting.setdefault(piece.owner, [])
             pieces.append(piece)
             if len(pieces) == len(plan.tops_of(piece.owner)):

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from beam_volumes.blending import WEIGHTED
 from beam_volumes.geometry import Box, Vec, added
-from beam_volumes.subchunk_flow import Process, one_by_one
+from beam_volumes.subchunk_flow import Process, Yielded, one_by_one, process_chunks
 from beam_volumes.subchunk_planning import plan_subchunks
 from beam_volumes.subchunk_request import SubchunkRequest
-from beam_volumes.subchunks import SubchunkPlan, grown
+from beam_volumes.subchunks import SubchunkPlan, VoxelKind, grown
 
 Values = npt.NDArray[Any]
 
@@ -80,6 +80,12 @@ def reach(plan: SubchunkPlan) -> Box:
     for level in plan.levels:
         box = grown(box, added(level.blend, level.crop))
     return box
+
+
+def process_chunk(plan: SubchunkPlan, top: int, process: Process, kind: VoxelKind) -> Yielded:
+    """Return what one chunk of the top level yields for the one output."""
+    ((yielded,),) = process_chunks(plan, [top], process, [kind])
+    return yielded
 
 
 def reading(source: Values, plan: SubchunkPlan, function: Callable[[Values], Values]) -> Process:

@@ -12,14 +12,24 @@ from beam_volumes.errors import ConservationError, FunctionError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.subchunk_flow import (
     Piece,
+    Result,
     one_by_one,
     pieces_of,
-    process_chunk,
+    process_chunks,
     process_volume,
     reduce_pieces,
 )
 from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind, grown
-from tests.beam_volumes.subchunk_plans import Values, covered, make_plan, plain_volume, plans, reach, reading
+from tests.beam_volumes.subchunk_plans import (
+    Values,
+    covered,
+    make_plan,
+    plain_volume,
+    plans,
+    process_chunk,
+    reach,
+    reading,
+)
 
 budget = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 
@@ -245,14 +255,14 @@ def test_deferred_chunks_are_left_whole_and_unweighted() -> None:
 def test_the_function_sees_each_bottom_chunk_once_in_order(plan: SubchunkPlan) -> None:
     ids: list[int] = []
 
-    def process(chunks: Iterable[BottomChunk]) -> Iterator[Values]:
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
         for chunk in chunks:
             ids.append(chunk.id)
             assert chunk.box.shape == tuple(
                 c + 2 * b for c, b in zip(plan.bottom.chunk, plan.bottom.blend, strict=True)
             )
             assert chunk.read_box == grown(chunk.box, plan.bottom.crop)
-            yield patchy(chunk.read_box)
+            yield Result(chunk.read_box, [patchy(chunk.read_box)])
 
     for top in range(len(plan)):
         before = len(ids)
@@ -269,9 +279,9 @@ def test_chunks_may_be_taken_in_batches() -> None:
     )
     one = process_volume(plan, one_by_one(lambda box: box, patchy), VoxelKind(2, "float32"))
 
-    def process(chunks: Iterable[BottomChunk]) -> Iterator[Values]:
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
         batch = list(chunks)
-        yield from [patchy(chunk.read_box) for chunk in batch]
+        yield from [Result(chunk.read_box, [patchy(chunk.read_box)]) for chunk in batch]
 
     assert process_volume(plan, process, VoxelKind(2, "float32")).tobytes() == one.tobytes()
 
@@ -289,9 +299,9 @@ def test_chunks_may_be_taken_in_batches() -> None:
 def test_results_that_do_not_fit_are_refused(result: Values, message: str) -> None:
     plan = make_plan(Box.of_shape((12, 4, 2)), [(4, 4, 2)], (1, 1, 0))
 
-    def process(chunks: Iterable[BottomChunk]) -> Iterator[Values]:
-        for _ in chunks:
-            yield result
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+        for chunk in chunks:
+            yield Result(chunk.read_box, [result])
 
     with pytest.raises(FunctionError, match=message):
         process_chunk(plan, 1, process, VoxelKind(2, "uint8"))
@@ -314,11 +324,12 @@ def test_results_of_other_types_that_fit_are_taken(result: Values, data_type: st
     assert (volume.dtype, volume.ravel().tolist()) == (np.dtype(data_type), expected)
 
 
-@pytest.mark.parametrize(("count", "message"), [(1, "came none for chunk 1"), (3, "came more for")])
+@pytest.mark.parametrize(("count", "message"), [(1, "came none for chunk 1"), (3, "for each chunk, came more")])
 def test_as_many_results_as_chunks(count: int, message: str) -> None:
     plan = make_plan(Box.of_shape((4, 1, 1)), [(4, 1, 1), (2, 1, 1)])
+    results = [Result(Box.of_shape((2, 1, 1), (2 * i, 0, 0)), [np.zeros((1, 2, 1, 1), "uint8")]) for i in range(3)]
     with pytest.raises(ConservationError, match=message):
-        process_chunk(plan, 0, lambda _: [np.zeros((1, 2, 1, 1), "uint8")] * count, VoxelKind(1, "uint8"))
+        process_chunk(plan, 0, lambda _: results[:count], VoxelKind(1, "uint8"))
 
 
 def test_pieces_that_are_lost_or_made_twice_are_missed() -> None:
@@ -330,3 +341,50 @@ def test_pieces_that_are_lost_or_made_twice_are_missed() -> None:
     for wrong in ([pieces[0]], [pieces[0], pieces[2], pieces[2]], pieces[:2]):
         with pytest.raises(ConservationError, match=r"output box 0,0,0,4,4,2: expected one piece .* \[0, 1\], came"):
             reduce_pieces(plan, 0, wrong, kind)
+
+
+@budget
+@given(plans())
+def test_several_outputs_at_once_are_as_each_alone(plan: SubchunkPlan) -> None:
+    kinds = [VoxelKind(2, "float32"), VoxelKind(1, "int16")]
+
+    def ints(box: Box) -> Values:
+        return (100 * patchy(box)[:1]).astype("int16")
+
+    def both(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+        for chunk in chunks:
+            yield Result(chunk.read_box, [patchy(chunk.read_box), ints(chunk.read_box)])
+
+    alone = [one_by_one(lambda box: box, function) for function in (patchy, ints)]
+    for top, (first, second) in enumerate(process_chunks(plan, range(len(plan)), both, kinds)):
+        for found, process, kind in zip((first, second), alone, kinds, strict=True):
+            expected = process_chunk(plan, top, process, kind)
+            assert (found.top, found.box) == (top, expected.box)
+            assert found.values.tobytes() == expected.values.tobytes()
+
+
+def test_a_function_may_crop_itself() -> None:
+    plan = make_plan(Box.of_shape((12, 4, 2)), [(6, 4, 2), (5, 6, 2)], [(2, 1, 0), (1, 2, 1)], (0, 0, 0))
+    kind = VoxelKind(2, "float32")
+
+    def cropped(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+        for chunk in chunks:
+            yield Result(chunk.box, [patchy(chunk.read_box)[:, 1:-1, 2:-2, 1:-1]])
+
+    expected = process_volume(plan, one_by_one(lambda box: box, patchy), kind)
+    np.testing.assert_array_equal(process_volume(plan, cropped, kind), expected)
+    with pytest.raises(FunctionError, match=r"with twice its blend_pad, came \(1, 2, 1, 1\): return that$"):
+        process_chunk(plan, 0, lambda chunks: (Result(c.box, [np.zeros((1, 2, 1, 1))]) for c in chunks), kind)
+
+
+def test_results_that_nobody_looks_at() -> None:
+    plan = make_plan(Box.of_shape((12, 4, 2)), [(6, 4, 2), (3, 4, 2)])
+    seen: list[int] = []
+
+    def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+        for chunk in chunks:
+            seen.append(chunk.id)
+            yield Result(chunk.box, [])
+
+    assert list(process_chunks(plan, [0, 1], process, [])) == [[], []]
+    assert seen == [0, 1, 2, 3]

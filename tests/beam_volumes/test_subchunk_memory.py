@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from beam_volumes.geometry import Box, Vec
-from beam_volumes.subchunk_flow import one_by_one, pieces_of, process_chunk, reduce_pieces
+from beam_volumes.subchunk_flow import one_by_one, pieces_of, reduce_pieces
 from beam_volumes.subchunk_memory import Input, plan_memory
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
-from tests.beam_volumes.subchunk_plans import Values, make_plan
+from tests.beam_volumes.subchunk_plans import Values, make_plan, process_chunk
 
 BYTES = VoxelKind(1, "uint8")
 
