@@ -4,7 +4,7 @@ torch is imported when a layer is read or written, not before.
 """
 
 from beam_volumes.builder import register
-from beam_volumes.geometry import BBox3D, Vec3D, VolumetricIndex
+from beam_volumes.geometry import BBox3D, BBoxStrider, Vec3D, VolumetricIndex
 from beam_volumes.layers.backend import VolumetricBackend
 from beam_volumes.layers.build import build_cv_layer, build_ts_layer
 from beam_volumes.layers.data_processors import DataResolutionInterpolator, InvertProcessor, ROIMaskProcessor
@@ -49,5 +49,5 @@ __all__ = [
     "tensor_type",
 ]
 
-for _name, _class in (("BBox3D", BBox3D), ("Vec3D", Vec3D), ("VolumetricIndex", VolumetricIndex)):
-    register(_name)(_class)
+for _class in (BBox3D, BBoxStrider, Vec3D, VolumetricIndex):
+    register(_class.__name__)(_class)

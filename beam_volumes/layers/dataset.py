@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from beam_volumes.builder import register
-from beam_volumes.errors import OptionError
-from beam_volumes.geometry import BBox3D, Vec, VolumetricIndex
-from beam_volumes.geometry.exact import Exact, exact, positives, quotient
-from beam_volumes.geometry.sides import Side, kept_sides
+from beam_volumes.geometry import BBox3D, BBoxStrider, Vec, VolumetricIndex
 from beam_volumes.layers.indexing import as_vec
-
-_MODES = ("shrink", "expand", "exact")
-_STEPS: dict[str, Callable[[Exact], int]] = {"shrink": math.floor, "expand": math.ceil, "exact": math.ceil}
 
 
 class SampleIndexer(Protocol):
@@ -92,49 +85,24 @@ class VolumetricStridedIndexer:
     stride: Sequence[int]
     resolution: Sequence[float]
     mode: str = "expand"
-    shape: Vec = field(init=False)
-    """Chunks along x, y and z."""
+    strider: BBoxStrider = field(init=False, repr=False, compare=False)
+    """Makes the chunks."""
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        chunk, stride = positives(self.chunk_size, "chunk_size"), positives(self.stride, "stride")
-        if not all(isinstance(n, int) for n in (*chunk, *stride)):
-            raise OptionError(
-                f"expected whole voxels as chunk_size and stride, came {self.chunk_size!r} and {self.stride!r}: give "
-                "whole numbers"
-            )
-        if self.mode not in _MODES:
-            raise OptionError(f"mode: expected one of {', '.join(_MODES)}, came {self.mode!r}: choose one")
-        if self.mode == "exact" and chunk != stride:
-            raise OptionError(
-                f"mode: expected a stride of chunk_size with exact, came {self.stride!r} and {self.chunk_size!r}: give "
-                "the same, or choose shrink or expand"
-            )
         object.__setattr__(self, "resolution", as_vec(self.resolution, "resolution"))
-        axes = zip(self.bbox.sides, chunk, stride, positives(self.resolution, "resolution"), strict=True)
-        x, y, z = (self._steps(quotient(b - a, r), c, s) for (a, b), c, s, r in axes)
-        object.__setattr__(self, "shape", (x, y, z))
+        strider = BBoxStrider(self.bbox, self.resolution, self.chunk_size, self.stride, mode=self.mode)
+        object.__setattr__(self, "strider", strider)
 
-    def _steps(self, size: Exact, chunk: Exact, stride: Exact) -> int:
-        """Return the number of chunks along an axis, of `size` voxels."""
-        steps = _STEPS[self.mode](quotient(size - chunk, stride)) + 1
-        return max(steps, 0 if self.mode == "shrink" else 1)
+    @property
+    def shape(self) -> Vec:
+        """Chunks along x, y and z."""
+        return self.strider.shape
 
     def __len__(self) -> int:
         """Return the number of chunks."""
-        return math.prod(self.shape)
+        return self.strider.num_chunks
 
     def __call__(self, idx: int) -> VolumetricIndex:
         """Return chunk number `idx`, from 0; an IndexError where there is none."""
-        if not 0 <= idx < len(self):
-            raise IndexError(f"expected the number of a chunk from 0 to {len(self) - 1}, came {idx}")
-        rest, x = divmod(int(idx), self.shape[0])
-        z, y = divmod(rest, self.shape[1])
-        axes = zip(self.bbox.sides, (x, y, z), self.chunk_size, self.stride, self.resolution, strict=True)
-        sides = [self._side(side, at * int(s), int(c), exact(r)) for side, at, c, s, r in axes]
-        return VolumetricIndex(as_vec(self.resolution, "resolution"), BBox3D(kept_sides(sides), self.bbox.unit))
-
-    def _side(self, side: Side, first: int, chunk: int, resolution: Exact) -> Side:
-        start = side[0] + first * resolution
-        stop = start + chunk * resolution
-        return start, min(stop, side[1]) if self.mode == "exact" else stop
+        return VolumetricIndex(as_vec(self.resolution, "resolution"), self.strider.get_nth_chunk_bbox(idx))

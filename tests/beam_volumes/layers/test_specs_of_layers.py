@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 NAMES = (
     "BBox3D",
+    "BBoxStrider",
     "DataResolutionInterpolator",
     "InvertProcessor",
     "LayerDataset",
