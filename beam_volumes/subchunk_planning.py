@@ -15,7 +15,7 @@ from fractions import Fraction
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.reading_plan import Lattice
-from beam_volumes.subchunk_request import ReadRequest, SubchunkRequest, contradictions, read_request
+from beam_volumes.subchunk_request import ReadRequest, SubchunkRequest, contradictions, fault_report, read_request
 from beam_volumes.subchunks import Level, SubchunkPlan
 
 Corner = Sequence[int | Fraction]
@@ -65,67 +65,6 @@ def plan_subchunks(
     if found or box is None:
         raise OptionError(fault_report(found or ["bbox: expected, but not given"]))
     return SubchunkPlan(box, levels, read.gap, _owners(box, replace(read, levels=levels), destination))
-
-
-def postpad_request(
-    processing_input_sizes: Sequence[Sequence[int]],
-    processing_crop: Sequence[int] = (0, 0, 0),
-    processing_blend: Sequence[int] = (0, 0, 0),
-    processing_blend_mode: str = "quadratic",
-    max_reduction_chunk_size: Sequence[int] | None = None,
-    *,
-    expand_bbox_resolution: bool = False,
-) -> SubchunkRequest:
-    """Return the request that `build_postpad_subchunkable_apply_flow` makes of sizes that hold the pads.
-
-    Args:
-        processing_input_sizes: by level, the largest first: voxels that the function, or a level above, takes whole.
-        processing_crop: of the bottom level; the others crop nothing.
-        processing_blend: of all levels.
-        processing_blend_mode: of all levels.
-        max_reduction_chunk_size: most voxels of an output box.
-        expand_bbox_resolution: makes the bounding box integral in the destination's resolution.
-
-    Raises:
-        OptionError: a value is not three whole numbers, or the pads leave nothing of a size.
-
-    """
-    plain = SubchunkRequest(processing_input_sizes, processing_crop, processing_blend, processing_blend_mode)
-    faults: list[str] = []
-    read = read_request(plain, faults)
-    if read is None:
-        names = {"chunk_sizes": "input_sizes", "crop_pads": "crop", "blend_pads": "blend", "blend_modes": "blend_mode"}
-        for ours, theirs in names.items():
-            faults = [fault.replace(f"processing_{ours}", f"processing_{theirs}") for fault in faults]
-        raise OptionError(fault_report(faults))
-    *upper, bottom = read.levels
-    levels = [*(level._replace(crop=(0, 0, 0)) for level in upper), bottom]
-    chunks = [tuple(n - (w - c) for n, w, c in zip(v.chunk, v.whole, v.chunk, strict=True)) for v in levels]
-    for i, (level, chunk) in enumerate(zip(levels, chunks, strict=True)):
-        if min(chunk) < 1:
-            least = [w - c + 1 for w, c in zip(level.whole, level.chunk, strict=True)]
-            faults.append(
-                f"processing_input_sizes[{i}]: expected sizes larger than the pads that they hold, twice {level.blend} "
-                f"and twice {level.crop}, came {list(level.chunk)}: use at least {least}"
-            )
-    if faults:
-        raise OptionError(fault_report(faults))
-    return SubchunkRequest(
-        chunks,
-        [level.crop for level in levels],
-        processing_blend,
-        processing_blend_mode,
-        max_reduction_chunk_size=max_reduction_chunk_size,
-        expand_bbox_resolution=expand_bbox_resolution,
-        auto_divisibility=True,
-    )
-
-
-def fault_report(faults: Sequence[str]) -> str:
-    """Return one message of all the faults of a spec."""
-    if len(faults) == 1:
-        return faults[0]
-    return f"the spec has {len(faults)} faults:" + "".join(f"\n{i}. {fault}" for i, fault in enumerate(faults, 1))
 
 
 def _divisible(levels: Sequence[Level], faults: list[str]) -> tuple[Level, ...]:

@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_volumes.blending import MODES
+from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Vec
 from beam_volumes.subchunks import Level
+
+_POSTPAD_NAMES = {
+    "chunk_sizes": "input_sizes",
+    "crop_pads": "crop",
+    "blend_pads": "blend",
+    "blend_modes": "blend_mode",
+}
+"""Of `PostpadRequest`, each after `processing_`, by those of `SubchunkRequest`."""
 
 _COORDINATES = ("start_coord", "end_coord", "coord_resolution")
 
@@ -34,7 +43,7 @@ class SubchunkRequest:
 
     """
 
-    processing_chunk_sizes: Sequence[Sequence[int]]
+    processing_chunk_sizes: Sequence[Sequence[int]] = ()
     processing_crop_pads: Sequence[int] | Sequence[Sequence[int]] = (0, 0, 0)
     processing_blend_pads: Sequence[int] | Sequence[Sequence[int]] = (0, 0, 0)
     processing_blend_modes: str | Sequence[str] = "quadratic"
@@ -245,3 +254,70 @@ def _pad_contradictions(request: SubchunkRequest, read: ReadRequest, *, gap: boo
             "intermediaries to be blended by others: set skip_intermediaries: false"
         )
     return faults
+
+
+@dataclass(frozen=True)
+class PostpadRequest:
+    """The arguments of `build_postpad_subchunkable_apply_flow`, whose sizes hold the pads; as they came.
+
+    Attributes:
+        processing_input_sizes: by level, the largest first: voxels that the function, or a level above, takes whole.
+        processing_crop: of the bottom level; the others crop nothing.
+        processing_blend: of all levels.
+        processing_blend_mode: of all levels.
+        max_reduction_chunk_size: most voxels of an output box.
+        expand_bbox_resolution: makes the bounding box integral in the destination's resolution.
+
+    """
+
+    processing_input_sizes: Sequence[Sequence[int]] = ()
+    processing_crop: Sequence[int] = (0, 0, 0)
+    processing_blend: Sequence[int] = (0, 0, 0)
+    processing_blend_mode: str = "quadratic"
+    max_reduction_chunk_size: Sequence[int] | None = None
+    expand_bbox_resolution: bool = False
+
+    def request(self) -> SubchunkRequest:
+        """Return the request whose sizes are without pads.
+
+        Raises:
+            OptionError: a value is not three whole numbers, or the pads leave nothing of a size.
+
+        """
+        plain = SubchunkRequest(
+            self.processing_input_sizes, self.processing_crop, self.processing_blend, self.processing_blend_mode
+        )
+        faults: list[str] = []
+        read = read_request(plain, faults)
+        if read is None:
+            for ours, theirs in _POSTPAD_NAMES.items():
+                faults = [fault.replace(f"processing_{ours}", f"processing_{theirs}") for fault in faults]
+            raise OptionError(fault_report(faults))
+        *upper, bottom = read.levels
+        levels = [*(level._replace(crop=(0, 0, 0)) for level in upper), bottom]
+        chunks = [tuple(n - (w - c) for n, w, c in zip(v.chunk, v.whole, v.chunk, strict=True)) for v in levels]
+        for i, (level, chunk) in enumerate(zip(levels, chunks, strict=True)):
+            if min(chunk) < 1:
+                least = [w - c + 1 for w, c in zip(level.whole, level.chunk, strict=True)]
+                faults.append(
+                    f"processing_input_sizes[{i}]: expected sizes larger than the pads that they hold, twice "
+                    f"{level.blend} and twice {level.crop}, came {list(level.chunk)}: use at least {least}"
+                )
+        if faults:
+            raise OptionError(fault_report(faults))
+        return SubchunkRequest(
+            chunks,
+            [level.crop for level in levels],
+            self.processing_blend,
+            self.processing_blend_mode,
+            max_reduction_chunk_size=self.max_reduction_chunk_size,
+            expand_bbox_resolution=self.expand_bbox_resolution,
+            auto_divisibility=True,
+        )
+
+
+def fault_report(faults: Sequence[str]) -> str:
+    """Return one message of all the faults of a spec."""
+    if len(faults) == 1:
+        return faults[0]
+    return f"the spec has {len(faults)} faults:" + "".join(f"\n{i}. {fault}" for i, fault in enumerate(faults, 1))

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Box, Vec
 from beam_volumes.reading_plan import Lattice
-from beam_volumes.subchunk_planning import plan_subchunks, postpad_request
+from beam_volumes.subchunk_planning import plan_subchunks
+from beam_volumes.subchunk_request import PostpadRequest
 from tests.beam_volumes.subchunk_specs import BOX, CHUNKS, chunks, faults, plan
 
 
@@ -236,7 +237,7 @@ def test_auto_divisibility_says_how_large_a_chunk_must_be() -> None:
 
 
 def test_sizes_with_pads_are_made_sizes_without() -> None:
-    request = postpad_request([[820, 938, 1], [234, 192, 1]], [3, 5, 0], [7, 11, 0], "linear", [1024, 1024, 1])
+    request = PostpadRequest([[820, 938, 1], [234, 192, 1]], [3, 5, 0], [7, 11, 0], "linear", [1024, 1024, 1]).request()
     assert request.processing_chunk_sizes == [(806, 916, 1), (214, 160, 1)]
     made = plan_subchunks(request, BOX)
     assert [(level.chunk, level.crop, level.blend, level.mode) for level in made.levels] == [
@@ -249,7 +250,7 @@ def test_sizes_with_pads_are_made_sizes_without() -> None:
 
 def test_sizes_that_the_pads_fill_are_refused() -> None:
     with pytest.raises(OptionError) as caught:
-        postpad_request([[8, 64, 1], [16, 16, 1]], [4, 0, 0], [4, 0, 0])
+        PostpadRequest([[8, 64, 1], [16, 16, 1]], [4, 0, 0], [4, 0, 0]).request()
     assert str(caught.value) == (
         "the spec has 2 faults:\n"
         "1. processing_input_sizes[0]: expected sizes larger than the pads that they hold, twice (4, 0, 0) and twice "
@@ -260,4 +261,4 @@ def test_sizes_that_the_pads_fill_are_refused() -> None:
     with pytest.raises(
         OptionError, match=r"^processing_crop: expected three whole numbers, each at least 0, came \[1\]$"
     ):
-        postpad_request([[8, 64, 1]], [1])
+        PostpadRequest([[8, 64, 1]], [1]).request()
