@@ -139,6 +139,23 @@ class VolumetricBackend(ABC):
             write_json(Folder(self.name), "info", self.unwritten)
             self.unwritten = None
 
+    def settle(self, info: Json) -> None:
+        """Take `info` as the one that stands there: another process has written it.
+
+        All processes of a run so write by one `info`, whatever each of them would have made of what stands there now.
+        """
+        self.volume, self.unwritten = LayerVolume(self.name, info), None
+
+    def check_writable(self, resolution: Sequence[float]) -> None:
+        """Refuse a scale that cannot be written, before anything is.
+
+        Raises:
+            OptionError: there is no such resolution.
+            DestinationError: it cannot be written.
+
+        """
+        self.volume.mip(resolution)
+
     def _grid(self, resolution: Sequence[float]) -> Grid:
         return self.volume.grid(self.volume.mip(resolution))
 

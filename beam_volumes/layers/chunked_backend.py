@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +127,19 @@ class ChunkedBackend(VolumetricBackend):
     def __getstate__(self) -> dict[str, Any]:
         """Return all but open files."""
         return {**self.__dict__, "_readers": {}}
+
+    def check_writable(self, resolution: Sequence[float]) -> None:
+        """Refuse a scale that is sharded, of another format than Precomputed, or cannot be encoded here."""
+        mip = self.volume.mip(resolution)
+        self._files_to_write(mip, self.volume.grid(mip))
+        # Where it is not written whole, a chunk is read before.
+        self.volume.source(mip)
+
+    def settle(self, info: Json) -> None:
+        """Take `info` as the one that stands there, and open all anew."""
+        super().settle(info)
+        self._readers = {}
+        self.cache.clear()
 
     def _read(self, mip: int, box: Box) -> Array:
         if not self.cache.limit:

@@ -119,13 +119,23 @@ class VolumetricLayer:
             raise DestinationError(
                 f"{self.name}: expected no writes, since the layer is read-only: build it with readonly=False"
             )
+        self.backend.write(*self.to_be_written(idx, data))
+
+    def to_be_written(self, idx: VolumetricIndex, data: torch.Tensor | Array | float) -> tuple[VolumetricIndex, Array]:
+        """Return the index, and the values of the volume's type (CXYZ), that processors make of what is to be written.
+
+        Raises:
+            GeometryError: the index has no whole voxels.
+            FunctionError: the data have another shape, or values that the volume cannot hold.
+
+        """
         values = self._values_for(idx, data)
         changed = to_tensor(np.array(values), self.name) if self.write_procs else values
         idx, changed = to_write(idx, changed, self.index_procs, self.write_procs)
         values = to_array(changed)
         self._check_shape(values, idx)
         where = f"{self.name}, to be written to {idx.pformat()}"
-        self.backend.write(idx, fitted(values, self.backend.data_type, where))
+        return idx, fitted(values, self.backend.data_type, where)
 
     def with_changes(self, **changes: Any) -> VolumetricLayer:
         """Return a layer with other attributes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +17,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.storage.urls import redacted, split_schemes
 
 _SCHEMES = ("file", "gs", "s3", "http", "https")
+_READ_ONLY = ("http://", "https://")
 _FAILURES = (ValueError, OSError, NotImplementedError)
 
 
@@ -53,6 +55,20 @@ class TensorstoreBackend(VolumetricBackend):
         if self.unwritten is not None:
             super().write_info()
             self._opened = {}
+
+    def settle(self, info: Json) -> None:
+        """Take `info` as the one that stands there, and open all anew."""
+        super().settle(info)
+        self._opened = {}
+
+    def check_writable(self, resolution: Sequence[float]) -> None:
+        """Refuse a place where one can only read."""
+        super().check_writable(resolution)
+        if self.name.startswith(_READ_ONLY):
+            raise DestinationError(
+                f"{self.name}: expected a place to write to, came one where one can only read: choose a local path, "
+                "gs:// or s3://"
+            )
 
     def _read(self, mip: int, box: Box) -> Array:
         if self.unwritten is not None and not self._stands(mip):
