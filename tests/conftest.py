@@ -4,9 +4,12 @@ import gc
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from beam_volumes.builder import CueMissingError
+from beam_volumes.builder.cue import evaluate
 from beam_volumes.testing.mariadb_server import MariaDbServer, ServerMissingError, running_server
 
 
@@ -44,3 +47,15 @@ def _mariadb(*, tls: bool) -> Iterator[MariaDbServer]:
         if os.environ.get("CI"):
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def cue_works(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Something here reads CUE."""
+    file: Path = tmp_path_factory.mktemp("cue") / "spec.cue"
+    file.write_text("a: 1")
+    try:
+        evaluate(file)
+    except CueMissingError as error:
+        missing = pytest.fail if os.environ.get("CI") else pytest.skip
+        missing(f"{error} (make cue installs it)")

@@ -108,7 +108,7 @@ def open_made(url: str) -> MadeVolume:
     return MadeVolume(parts.netloc, Box.of_shape(size, offset), int(seed), resolution, chunk, data_type)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _tile(kind: str, seed: int, shape: Vec) -> tuple[npt.NDArray[Any], int]:
     """Return the tile, and how many ids it has."""
     labels = make_neurons(shape, seed)

@@ -4,8 +4,10 @@ import doctest
 import re
 from pathlib import Path
 
+import beam_volumes.layers  # noqa: F401 - registers BBox3D.
 from beam_volumes import builder
 from beam_volumes.builder.cue import NPM_PACKAGE
+from beam_volumes.geometry import BBox3D
 
 PAGE = (Path(__file__).parents[3] / "docs/specs.md").read_text()
 
@@ -32,19 +34,10 @@ def test_the_example_of_the_package_does_what_it_shows() -> None:
 
 def test_the_cue_of_the_page_is_a_spec(cue_works: None, tmp_path: Path) -> None:
     builder.register("echo")(lambda x: x)
-    builder.register("BBox3D")(Box)
     (text,) = blocks("cue")
     (tmp_path / "run.cue").write_text(text)
-    end = [1512, 1512, 2010]
-    assert builder.build(builder.read_spec(str(tmp_path / "run.cue"))) == ([1000, 1000, 2000], end, [64, 64, 40])
-
-
-class Box:
-    """Stands for BBox3D."""
-
-    @staticmethod
-    def from_coords(start_coord: list[int], end_coord: list[int], resolution: list[int]) -> tuple[list[int], ...]:
-        return start_coord, end_coord, resolution
+    expected = BBox3D.from_coords((1000, 1000, 2000), (1512, 1512, 2010), (64, 64, 40))
+    assert builder.build(builder.read_spec(str(tmp_path / "run.cue"))) == expected
 
 
 def test_the_page_names_the_version_that_is_installed() -> None:
