@@ -25,7 +25,7 @@ from beam_volumes.layers.tensorstore_backend import TensorstoreBackend
 from beam_volumes.layers.volume import LayerVolume, normalized, read_info
 from beam_volumes.precomputed.info import Json
 
-_Built = TypeVar("_Built", bound=Callable[..., VolumetricLayer])
+_Built = TypeVar("_Built", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
