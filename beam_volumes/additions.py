@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from beam_volumes.applying.region_notes import drop_claims
 from beam_volumes.destinations import CLAIM, RECORDS, VOLUME_REPORT, as_read, folders_of, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.precomputed.info import Json
@@ -123,13 +124,7 @@ class NewScales:
         for name in self.folders:
             folder.delete_abandoned(name)
         self._list(self.scales)
-        done, before = as_read(provenance), _read_provenance(folder)
-        if before is not None:
-            methods = [entry["method"] for entry in done["processing"]]
-            # What a try of this run has added, or the same command in former times, is not told twice.
-            kept = [e for e in before["processing"] if not (isinstance(e, dict) and e.get("method") in methods)]
-            done = {**before, "processing": kept + done["processing"]}
-        write_json(folder, "provenance", done)
+        add_provenance(folder, provenance)
 
     def retract(self) -> None:
         """Remove the new scales from `info`."""
@@ -274,6 +269,23 @@ def _read_provenance(folder: Folder) -> Json | None:
     return found
 
 
+def add_provenance(folder: Folder, provenance: Json) -> None:
+    """Add what was done to the `provenance` of a volume that stands.
+
+    Raises:
+        CorruptDataError: what stands there cannot be gone on with.
+        DestinationError: it cannot be written.
+
+    """
+    done, before = as_read(provenance), _read_provenance(folder)
+    if before is not None:
+        methods = [entry["method"] for entry in done["processing"]]
+        # What a try of this run has added, or the same command in former times, is not told twice.
+        kept = [e for e in before["processing"] if not (isinstance(e, dict) and e.get("method") in methods)]
+        done = {**before, "processing": kept + done["processing"]}
+    write_json(folder, "provenance", done)
+
+
 def check_exported(url: str, option: str) -> None:
     """Refuse a volume that an export has begun and not ended."""
     folder = Folder(url)
@@ -294,4 +306,5 @@ def _delete_scale(folder: Folder, scale: str) -> None:
     """Remove a scale; the claims on files about it first, so that who makes them stops."""
     for task in _SCALE_TASKS:
         folder.delete_folder(_scale_records(task, scale))
+    drop_claims(folder.url, scale)
     folder.delete_folder(scale)
