@@ -112,6 +112,8 @@ def taking(*requests: type[Any]) -> Callable[[_Built], _Built]:
 
 
 def _default(field: Field[Any]) -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
     return Parameter.empty if field.default is MISSING else field.default
 
 
