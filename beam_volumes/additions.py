@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from beam_volumes.applying.region_notes import drop_claims
 from beam_volumes.destinations import CLAIM, RECORDS, VOLUME_REPORT, as_read, folders_of, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError
 from beam_volumes.precomputed.info import Json
+from beam_volumes.region_notes import drop_claims
 from beam_volumes.storage import Folder
 
 _SCALE_TASKS = ("count_voxels",)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -135,7 +135,7 @@ class Output:
         kept = idx.box.intersection(self.stored_bounds)
         stored = stored[(slice(None), *kept.slices(idx.box.start))]
         self.writer.backend.write(VolumetricIndex.from_coords(kept.start, kept.stop, idx.resolution), stored)
-        return Written(inside.voxels, stored.nbytes, _checksum(stored))
+        return Written(inside.voxels, stored.nbytes, checksum(stored))
 
     def _index(self, box: Box) -> VolumetricIndex:
         return self.layer.frontend.convert(VolumetricIndex.from_coords(box.start, box.stop, self.resolution))
@@ -162,7 +162,7 @@ def outputs_of(dst: Destination, resolution: Sequence[float]) -> tuple[Output, .
     return found
 
 
-def shared_procs(dst: Destination) -> tuple[Processor, ...]:
+def shared_procs(dst: Destination) -> tuple[Callable[..., Any], ...]:
     """Return what is to be done, before each output's own `chunk_procs`, to the results of a chunk, by name.
 
     Raises:
@@ -171,12 +171,13 @@ def shared_procs(dst: Destination) -> tuple[Processor, ...]:
     """
     if not isinstance(dst, VolumetricLayerSet):
         return ()
-    if any(isinstance(proc, JointIndexDataProcessor) for proc in dst.write_procs):
+    found = tuple(proc for proc in dst.write_procs if not isinstance(proc, JointIndexDataProcessor))
+    if len(found) != len(dst.write_procs):
         raise OptionError(
             "dst: expected write_procs of a layer set that are functions of its data, came a joint processor, which "
             "changes the index: give it to the layers of the set"
         )
-    return tuple(dst.write_procs)
+    return found
 
 
 def infos_of(outputs: Sequence[Output]) -> dict[str, Json]:
@@ -299,7 +300,7 @@ def _covering(grid: Grid) -> Box:
     return Box(grid.first, (x, y, z))
 
 
-def _checksum(values: Voxels) -> int:
+def checksum(values: Voxels) -> int:
     """Return the crc32c of CXYZ values: x fastest, then y, z and the channel, little endian."""
     crc = 0
     ordered = values.astype(values.dtype.newbyteorder("<"), copy=False)

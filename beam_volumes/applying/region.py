@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from beam_volumes.additions import add_provenance, check_exported
 from beam_volumes.applying.outputs import Output
-from beam_volumes.applying.region_notes import Note, notes, remove_note, write_note
 from beam_volumes.destinations import CLAIM, RECORDS, VOLUME_REPORT, as_read, inside, write_json
 from beam_volumes.errors import DestinationError, OptionError, VolumeError
 from beam_volumes.geometry import Box, Grid
 from beam_volumes.precomputed.info import Json, chunk_name
 from beam_volumes.reading_plan import Lattice
+from beam_volumes.region_notes import Note, notes, remove_note, write_note
 from beam_volumes.storage import Folder, join, normalize
 
 _PATIENCE_SECONDS = 5.0
