@@ -241,6 +241,13 @@ def pieces_of(
         yield Piece(owner, yielded.top, box, values)
 
 
+def piece_type(plan: SubchunkPlan, top: int, box: Box, kind: VoxelKind) -> np.dtype[Any]:
+    """Return the type of the values of a piece: that of sums where other chunks have a part."""
+    if plan.top.is_weighted and is_shared(plan, plan.top_chunk(top).box, box):
+        return accumulation_type(kind.data_type)
+    return np.dtype(kind.data_type)
+
+
 def is_shared(plan: SubchunkPlan, chunk: Box, box: Box) -> bool:
     """Whether other chunks of the top level reach into `box`, a part of a chunk with its blend."""
     edges = edges_of(chunk, plan.bounds)

@@ -89,7 +89,7 @@ def plan_memory(
     for level in range(1, bottom):
         # A chunk of this level is ready, and weighted into the one above.
         most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level, wanted[level]))
-    top = _typical_top(plan)
+    top = plan.typical_top
     pieces = _piece_bytes(plan, output, top)
     held = accumulators[0] or returned
     reduction = max(_reduction_bytes(plan, output, owner) for owner in plan.owners_of(top))
@@ -113,7 +113,7 @@ def _input_bytes(plan: SubchunkPlan, inputs: Sequence[Input]) -> int:
 
 def _wanted_shapes(plan: SubchunkPlan) -> list[Vec]:
     """Return by level the shape of what is wanted of a chunk, of one of which much is."""
-    top = plan.top_chunk(_typical_top(plan))
+    top = plan.top_chunk(plan.typical_top)
     shapes = []
     for axis in range(3):
         start = top.box.start[axis]
@@ -135,12 +135,6 @@ def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int, wanted: V
     """Return the bytes of the copy of what a chunk yields that is weighted; 0 where it is weighted in place."""
     is_own = number < len(plan.levels) - 1 and plan.sums(number)
     return _bytes(wanted, output, sums=True) if plan.levels[number].is_weighted and not is_own else 0
-
-
-def _typical_top(plan: SubchunkPlan) -> int:
-    """Return the index of a chunk of the top level that has neighbours at all sides, if there is one."""
-    x, y, z = (n // 2 for n in plan.shape)
-    return x + plan.shape[0] * (y + plan.shape[1] * z)
 
 
 def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int | None = None) -> int:

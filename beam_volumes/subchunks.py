@@ -135,6 +135,12 @@ class SubchunkPlan:
         """Return the number of chunks of the top level."""
         return math.prod(self.shape)
 
+    @property
+    def typical_top(self) -> int:
+        """The index of a chunk of the top level that has neighbours at all sides, if there is one."""
+        x, y, z = (n // 2 for n in self.shape)
+        return x + self.shape[0] * (y + self.shape[1] * z)
+
     @cached_property
     def strides(self) -> tuple[int, ...]:
         """By level, the number of bottom chunks below one chunk; 1 for the bottom."""

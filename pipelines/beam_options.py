@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from apache_beam.options.pipeline_options import (
     DebugOptions,
@@ -81,6 +81,12 @@ def beam_options(args: Sequence[str]) -> PipelineOptions:
         _check_distributed(options)
         _work_on_one_element_at_a_time(options.view_as(DebugOptions))
     return options
+
+
+def with_defaults(options: PipelineOptions, defaults: Mapping[str, Any]) -> PipelineOptions:
+    """Return options with values for those that the command line does not give."""
+    given = options.get_all_options(drop_default=True)
+    return PipelineOptions.from_dictionary({**defaults, **given})
 
 
 def is_local(options: PipelineOptions) -> bool:

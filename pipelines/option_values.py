@@ -1,7 +1,7 @@
 """How each type of option is written as text: on the command line, in a template, in a record.
 
 A field of a Config is `str`, `int`, `float`, `bool`, `Vec`, `Box`, a `Literal`, a whole number or a word
-(`int | Literal["auto"]`), or a list of vectors, numbers or words (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
+(`int | Literal["auto"]`), or a list of vectors, numbers, words or texts (`tuple[Vec, ...]`, written `2,2,1;2,2,2`);
 or one of these `| None`.
 """
 
@@ -12,7 +12,7 @@ import operator
 import re
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin
 
 from beam_volumes.geometry import Box, Vec
@@ -36,6 +36,8 @@ class ValueType:
     read: Callable[[str], Any]
     write: Callable[[Any], str]
     is_bool: bool = False
+    repeats: bool = False
+    """Whether the option may be given several times, each time for more items."""
 
 
 def value_type(annotation: Any) -> ValueType:
@@ -126,8 +128,10 @@ def _list(annotation: Any) -> ValueType:
     def write(value: Any) -> str:
         return ";".join(item.write(part) for part in value)
 
-    regex = f"(?:{item.regex})(?:;(?:{item.regex}))*"
-    return ValueType(f"{expected}, such as {example}", f"{item.placeholder};...", regex, read, write)
+    # Whatever text may be.
+    regex = f"(?:{item.regex})(?:;(?:{item.regex}))*" if item.regex else ""
+    kind = ValueType(f"{expected}, such as {example}", f"{item.placeholder};...", regex, read, write)
+    return replace(kind, repeats=annotation is str)
 
 
 def _number_or_word(words: tuple[Any, ...]) -> ValueType:
@@ -204,6 +208,7 @@ _SIMPLE: dict[Any, ValueType] = {
 }
 
 _LISTS = {
+    str: ("one or several texts", "a;b"),
     int: ("one or several whole numbers", "9;6"),
     float: ("one or several numbers", "2;4.5"),
     Vec: ("three whole numbers, once or several times", "2,2,1;2,2,2"),

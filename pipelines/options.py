@@ -36,9 +36,13 @@ _ABSL_OWN = ("undefok", "flagfile")
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a pipeline; `default` is MISSING where one must be given."""
+    """One option of a pipeline; `default` is MISSING where one must be given.
+
+    `field` of the Config has its value: of its name, or, where Python has another use for that, with a `_` behind it.
+    """
 
     name: str
+    field: str
     help: str
     default: Any
     identity: bool
@@ -117,7 +121,8 @@ def options_of(config_class: type[Any]) -> list[Option]:
         kind = value_type(hints[field.name])
         found.append(
             Option(
-                name=field.name,
+                name=field.name.removesuffix("_"),
+                field=field.name,
                 help=field.metadata["help"],
                 default=field.default,
                 identity=field.metadata["identity"],
@@ -153,8 +158,8 @@ def parse(config_class: type[ConfigT], argv: Sequence[str]) -> tuple[ConfigT, li
     except (flags.Error, ValueError) as error:
         raise OptionError(f"{error}; write every option as --name=value") from error
     _check_left_over(rest, declared)
-    given = {name: values[name].value for name in values if values[name].present}
-    missing = [option for option in declared if option.required and option.name not in given]
+    given = {option.field: values[option.name].value for option in declared if values[option.name].present}
+    missing = [option for option in declared if option.required and option.field not in given]
     if missing:
         names = ", ".join(f"--{option.name}={option.placeholder}" for option in missing)
         raise OptionError(f"expected also {names}: there is no default; --help lists the options")
@@ -163,7 +168,7 @@ def parse(config_class: type[ConfigT], argv: Sequence[str]) -> tuple[ConfigT, li
 
 def identity(config: Any) -> dict[str, Any]:
     """Return what decides the bytes that are written: the options with `identity`, as JSON."""
-    return {option.name: plain(getattr(config, option.name)) for option in options_of(type(config)) if option.identity}
+    return {option.name: plain(getattr(config, option.field)) for option in options_of(type(config)) if option.identity}
 
 
 def option_table(config_class: type[Any]) -> str:
@@ -209,7 +214,7 @@ class _TextParser(flags.ArgumentParser[Any]):
 
 
 class _OnceFlag(flags.Flag[Any]):
-    """A flag that may be given again only with the same value."""
+    """A flag that may be given again only with the same value, unless it is one of those that take more each time."""
 
     def __init__(self, option: Option) -> None:
         super().__init__(
@@ -226,7 +231,9 @@ class _OnceFlag(flags.Flag[Any]):
     def parse(self, argument: Any) -> None:
         before = (self.value,) if self.present else None
         super().parse(argument)
-        if before and before != (self.value,):
+        if before and self._option.type.repeats:
+            self.value = (*(before[0] or ()), *(self.value or ()))
+        elif before and before != (self.value,):
             came = f"{_shown(self._option.text_of(before[0]))} and {_shown(argument)}"
             raise OptionError(f"--{self.name}: expected one value, came {came}")
 

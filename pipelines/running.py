@@ -30,7 +30,7 @@ from beam_volumes.process_pool import acquire, release
 from beam_volumes.runs import Claim, is_committed, take
 from beam_volumes.storage import Folder
 from pipelines import interrupts_are_raised
-from pipelines.beam_options import beam_options, is_local, workers_at_most
+from pipelines.beam_options import beam_options, is_local, with_defaults, workers_at_most
 from pipelines.options import parse
 from pipelines.progress_bar import ProgressBar
 from pipelines.tables import print_rows, report_rows
@@ -81,6 +81,7 @@ class Job:
         modules: what its tasks import.
         settle: makes sure that a complete volume stands as it was written, and removes what its run kept.
         warnings: what the user should know before it starts.
+        beam_defaults: options of Apache Beam, for where the command line gives none; not for a local run.
 
     """
 
@@ -92,6 +93,7 @@ class Job:
     processes: int
     modules: tuple[str, ...] = ()
     warnings: list[str] = field(default_factory=list)
+    beam_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run(config_class: type[Any], plan: Callable[[Any, Setting], Job], argv: Sequence[str]) -> int:
@@ -214,7 +216,7 @@ def _is_unexpected(record: logging.LogRecord) -> bool:
 
 def _launch(job: Job, options: PipelineOptions) -> int:
     """Hand the job to another runner; it commits its own report, so nothing is waited for."""
-    pipeline = beam.Pipeline(options=options)
+    pipeline = beam.Pipeline(options=with_defaults(options, job.beam_defaults))
     job.build(pipeline, Execution(1, None))
     result = pipeline.run()
     claim = job.claim

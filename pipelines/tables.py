@@ -40,7 +40,7 @@ def report_rows(report: Json) -> list[tuple[str, str]]:
         *rows,
         *(_scale_row(scale) for scale in scales if len(scales) > 1),
         ("peak memory of a worker, bytes", _text(report["peak_memory_bytes"])),
-        ("holes", _text(len(report["holes"]))),
+        *([("holes", _text(len(report["holes"])))] if "holes" in report else []),
     ]
 
 

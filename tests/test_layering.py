@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("beam_volumes", "transforms", "pipelines", "templates", "benchmarks")
 SHARED = {
     "__init__",
+    "asked_workers",
     "asking",
     "beam_options",
     "mesh_options",

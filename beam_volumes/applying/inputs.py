@@ -98,7 +98,12 @@ def read_kwargs(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> dict[str,
 
 def blank_kwargs(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> dict[str, Any]:
     """Return what `read_kwargs` does where all stored voxels are 0: nothing is read, but all processors are called."""
-    return read_kwargs(dict(_replaced(op_kwargs, "", lambda _, layer: _blank(layer))), idx)
+    return read_kwargs(blanked(op_kwargs), idx)
+
+
+def blanked(op_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with layers whose stored voxels are all 0, of which nothing is read."""
+    return dict(_replaced(op_kwargs, "", lambda _, layer: _blank(layer)))
 
 
 def check_reads(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> None:

@@ -1,0 +1,150 @@
+"""The function of a flow, called for bottom chunks: layers are read, chunks batched, results given to outputs."""
+
+from __future__ import annotations
+
+import itertools
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from beam_volumes.applying.flow import ApplyFlow
+from beam_volumes.applying.operation import CallableOperation, results
+from beam_volumes.applying.outputs import Output, shared_procs
+from beam_volumes.blending import Voxels
+from beam_volumes.block_reading import Clock
+from beam_volumes.errors import FunctionError, VolumeError
+from beam_volumes.geometry import Box, Vec, VolumetricIndex
+from beam_volumes.layers import VolumetricLayerSet
+from beam_volumes.layers.tensors import to_array
+from beam_volumes.storage.urls import redacted
+from beam_volumes.subchunk_flow import Result
+from beam_volumes.subchunks import BottomChunk, grown
+
+
+class ChunkFunction:
+    """Calls the operation of a flow.
+
+    Args:
+        flow: with its layers.
+        crop: of the bottom level.
+        op_kwargs: what the operation takes; None for the flow's own.
+
+    """
+
+    def __init__(self, flow: ApplyFlow, crop: Vec, op_kwargs: Mapping[str, Any] | None = None) -> None:
+        self.operation = flow.operation(crop)
+        self._flow, self._shared = flow, shared_procs(flow.dst)
+        self._op_kwargs = flow.op_kwargs if op_kwargs is None else op_kwargs
+
+    @property
+    def batch(self) -> int:
+        """Chunks that are taken at once."""
+        return batch_of(self.operation)
+
+    def results(self, chunks: Iterable[BottomChunk], clock: Clock) -> Iterator[Result]:
+        """Yield what the function makes of chunks, in order; see `beam_volumes.subchunk_flow.Process`.
+
+        Raises:
+            FunctionError: the function has failed, or returns something else than data for each output.
+            VolumeError: a layer cannot be read.
+
+        """
+        clock.lap("blend")
+        for batch in _batches(chunks, self.batch):
+            found = self._whole(batch, clock) if self.batch > 1 else [self._one(chunk, clock) for chunk in batch]
+            for chunk, (box, values) in zip(batch, found, strict=True):
+                yield Result(box, self._outputs(chunk, box, values))
+                clock.lap("blend")
+
+    def _one(self, chunk: BottomChunk, clock: Clock) -> tuple[Box, Any]:
+        operation = self.operation
+        if isinstance(operation, CallableOperation):
+            return self._whole([chunk], clock)[0]
+        with _failures_told([chunk]):
+            idx = self._index(chunk)
+            written = results(operation, idx, self._flow.dst, self._op_kwargs)
+        clock.lap("function")
+        return chunk.box, written if isinstance(self._flow.dst, VolumetricLayerSet) else written.get("")
+
+    def _whole(self, chunks: Sequence[BottomChunk], clock: Clock) -> list[tuple[Box, Any]]:
+        """Return what the function makes of chunks, uncropped, and for which boxes."""
+        operation = self.operation
+        calls = [operation.read(self._index(chunk), self._op_kwargs) for chunk in chunks]
+        clock.lap("read")
+        with _failures_told(chunks):
+            many = getattr(operation.fn, "batched", None)
+            made = many(calls) if many and len(calls) > 1 else [operation.fn(**call) for call in calls]
+        clock.lap("function")
+        return [(grown(chunk.box, operation.crop_pad), each) for chunk, each in zip(chunks, made, strict=True)]
+
+    def _index(self, chunk: BottomChunk) -> VolumetricIndex:
+        return self._flow.index(chunk.box, chunk.id)
+
+    def _outputs(self, chunk: BottomChunk, box: Box, made: Any) -> list[Voxels]:
+        """Return a result, through the processors that take it whole, by output."""
+        outputs = self._flow.outputs
+        if not outputs:
+            return []
+        if not isinstance(self._flow.dst, VolumetricLayerSet):
+            return [_array(outputs[0].processed(box, self._given(outputs[0], box, made)), chunk)]
+        if not isinstance(made, Mapping) or set(made) - {output.name for output in outputs}:
+            came = f"the names {', '.join(map(str, made))}" if isinstance(made, Mapping) else type(made).__name__
+            raise FunctionError(
+                f"the function's result for chunk {chunk.id} ({box}): expected a dictionary with data for each layer "
+                f"of dst, {', '.join(output.name for output in outputs)}, came {came}: return that"
+            )
+        for proc in self._shared:
+            made = proc(made)
+        return [
+            _array(output.processed(box, self._given(output, box, made.get(output.name))), chunk) for output in outputs
+        ]
+
+    def _given(self, output: Output, box: Box, made: Any) -> Any:
+        """Return what was made for an output; 0 where an operation has written nothing."""
+        if made is None and not isinstance(self.operation, CallableOperation):
+            return np.zeros((output.kind.channels, *box.shape), output.kind.data_type)
+        return made
+
+
+def batch_of(operation: Any) -> int:
+    """Return how many chunks an operation takes at once."""
+    fn: Any = operation.fn if isinstance(operation, CallableOperation) else None
+    return int(fn.batch) if hasattr(fn, "batched") else 1
+
+
+def _batches(chunks: Iterable[BottomChunk], size: int) -> Iterator[list[BottomChunk]]:
+    taken = iter(chunks)
+    while batch := list(itertools.islice(taken, size)):
+        yield batch
+
+
+def _array(data: Any, chunk: BottomChunk) -> Voxels:
+    if not hasattr(data, "shape"):
+        raise FunctionError(
+            f"the function's result for chunk {chunk.id} ({chunk.box}): expected a tensor, came "
+            f"{type(data).__name__}: return one, CXYZ"
+        )
+    return to_array(data)
+
+
+class _failures_told:  # noqa: N801 - reads as a statement
+    """Tells for which chunk, and where, the function has failed."""
+
+    def __init__(self, chunks: Sequence[BottomChunk]) -> None:
+        self._chunks = chunks
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, Exception) or isinstance(error, VolumeError | MemoryError):
+            return
+        first = self._chunks[0]
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise FunctionError(
+            f"the function has failed for chunk {first.id} ({first.read_box}): {type(error).__name__}: "
+            f"{redacted(str(error))} ({last.filename}, line {last.lineno}, in {last.name}): correct the function, or "
+            "what it is given"
+        ) from error

@@ -1,0 +1,261 @@
+"""The steps of planning a run: what is checked, a try of the function, memory, and what the run will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from beam_volumes.applying import inputs
+from beam_volumes.applying.chunk_function import ChunkFunction, batch_of
+from beam_volumes.applying.deferred import DeferredLayers
+from beam_volumes.applying.execution import Execution
+from beam_volumes.applying.flow import ApplyFlow, function_index, input_index
+from beam_volumes.applying.operation import CallableOperation
+from beam_volumes.applying.plan import ApplyPlan
+from beam_volumes.applying.region import Region
+from beam_volumes.applying.torch_model import TorchModel
+from beam_volumes.block_reading import Clock
+from beam_volumes.errors import OptionError
+from beam_volumes.geometry import shape_text
+from beam_volumes.precomputed.info import Json
+from beam_volumes.storage import join
+from beam_volumes.subchunk_flow import checked_result
+from beam_volumes.subchunk_memory import PlannedMemory, plan_memory
+from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind
+from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
+
+_TORCH_BYTES = 300_000_000
+"""Of a process that has loaded torch, besides."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a try of the function on one chunk of zeros has shown.
+
+    Attributes:
+        seconds: of CPU, for that chunk.
+        function_bytes: what the function needs for a chunk besides what it takes and returns, as far as that is known.
+
+    """
+
+    seconds: float
+    function_bytes: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes of one worker process.
+
+    Attributes:
+        element: what one element of the run holds.
+        reading: what reading a layer holds besides.
+        cache: of stored chunks that are kept.
+
+    """
+
+    element: PlannedMemory
+    reading: int
+    cache: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return PROCESS_BYTES + _TORCH_BYTES + self.element.element + self.reading + self.cache
+
+
+def check_inputs(flow: ApplyFlow, plan: SubchunkPlan) -> None:
+    """Refuse layers that cannot be read for the chunks of a run; nothing is read.
+
+    Raises:
+        OptionError: a layer has no such resolution, or an output no whole voxels for the box of the run.
+
+    """
+    inputs.check_reads(flow.op_kwargs, function_index(flow, plan, _bottom(plan).box))
+    for output in flow.outputs:
+        output.check_box(plan.bounds)
+
+
+def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:
+    """Call the function once, for a chunk whose layers are 0 everywhere, and check what it returns.
+
+    Raises:
+        FunctionError: it fails, or returns something else than the outputs take.
+
+    """
+    function = ChunkFunction(flow, plan.bottom.crop, inputs.blanked(flow.op_kwargs))
+    started = time.process_time()
+    (result,) = function.results([_bottom(plan)], Clock())
+    for values, output in zip(result.values, flow.outputs, strict=True):
+        checked_result(values, output.kind, _bottom(plan), result.box)
+    seconds = time.process_time() - started
+    return Trial(seconds, _measured(flow, plan))
+
+
+def _measured(flow: ApplyFlow, plan: SubchunkPlan) -> int:
+    operation = flow.operation(plan.bottom.crop)
+    if not isinstance(operation, CallableOperation) or not isinstance(operation.fn, TorchModel):
+        return 0
+    if operation.fn.uses_gpu:
+        # What it needs there is none of the worker's memory.
+        return 0
+    idx = function_index(flow, plan, _bottom(plan).box)
+    return operation.fn.batch * operation.fn.measure(inputs.blank_kwargs(flow.op_kwargs, idx))
+
+
+def plan_worker_memory(flow: ApplyFlow, plan: SubchunkPlan, trial: Trial | None, memory_target: int) -> MemoryPlan:
+    """Return the bytes that a worker process needs, with as much of `memory_target` as helps for stored chunks.
+
+    Raises:
+        OptionError: it needs more.
+
+    """
+    idx = function_index(flow, plan, _bottom(plan).box)
+    element = plan_memory(
+        plan,
+        _all_channels([output.kind for output in flow.outputs]),
+        inputs.planned_inputs(flow.op_kwargs, idx, plan.bottom.whole),
+        batch=batch_of(flow.operation(plan.bottom.crop)),
+        function_bytes=trial.function_bytes if trial else 0,
+    )
+    least = MemoryPlan(element, inputs.reading_bytes(flow.op_kwargs, idx), 0)
+    if least.total > memory_target:
+        raise OptionError(
+            f"--memory_target: expected at least {least.total:,} bytes for one chunk of the top level, "
+            f"{shape_text(plan.top.chunk)} voxels with its pads, came {memory_target:,}: raise it, with fewer "
+            "--processes, or choose smaller processing_chunk_sizes or max_reduction_chunk_size"
+        )
+    cache = min(inputs.cache_bytes(flow.op_kwargs, input_index(flow, plan)), memory_target - least.total)
+    return MemoryPlan(element, least.reading, cache)
+
+
+def _all_channels(kinds: Sequence[VoxelKind]) -> VoxelKind:
+    """Return one kind that takes no less memory than all of these."""
+    if not kinds:
+        return VoxelKind(0, "uint8")
+    widest = max((kind.data_type for kind in kinds), key=lambda name: np.dtype(name).itemsize)
+    return VoxelKind(sum(kind.channels for kind in kinds), widest)
+
+
+def chunks_per_region(flow: ApplyFlow, plan: SubchunkPlan) -> int:
+    """Return how many chunks of the top level one element takes: as many as fill a batch of the function."""
+    batch = batch_of(flow.operation(plan.bottom.crop))
+    return -(-batch // plan.count_bottom_chunks(plan.typical_top))
+
+
+def identity(flow: ApplyFlow, plan: SubchunkPlan, content: Json) -> Json:
+    """Return what the voxels that a run writes depend on: the spec, the volumes that are read, and models.
+
+    Raises:
+        SourceError: the file of a model cannot be read.
+
+    """
+    idx = function_index(flow, plan, _bottom(plan).box)
+    facts: Json = {
+        "spec": content.get("target", content),
+        "bounds": str(plan.bounds),
+        "inputs": inputs.versions(flow.op_kwargs, idx),
+    }
+    operation = flow.operation(plan.bottom.crop)
+    if isinstance(operation, CallableOperation) and isinstance(operation.fn, TorchModel):
+        facts["model"] = operation.fn.version()
+    return facts
+
+
+def is_for_gpu(flow: ApplyFlow, plan: SubchunkPlan) -> bool:
+    """Whether the function is a model that asks for a GPU, or takes one where there is one and is tried on one."""
+    operation = flow.operation(plan.bottom.crop)
+    fn = operation.fn if isinstance(operation, CallableOperation) else None
+    return isinstance(fn, TorchModel) and (fn.device or "").startswith("cuda")
+
+
+def destination(flow: ApplyFlow, plan: SubchunkPlan) -> Region:
+    """Return where a run writes.
+
+    Raises:
+        OptionError: there is nothing to write there.
+
+    """
+    if plan.top.mode == "defer":
+        return Region.planned((), plan.bounds, flow.intermediaries)
+    return Region.planned(flow.outputs, plan.bounds, flow.intermediaries)
+
+
+def deferred(flow: ApplyFlow, plan: SubchunkPlan) -> tuple[DeferredLayers, ...]:
+    """Return where the chunks of the top level are left, by output; none where they are reduced.
+
+    Raises:
+        OptionError: the folder is no place for them.
+
+    """
+    folder = flow.intermediaries
+    if plan.top.mode != "defer" or folder is None:
+        return ()
+    return tuple(
+        DeferredLayers.planned(plan, output.kind, flow.resolution, join(folder, output.name) if output.name else folder)
+        for output in flow.outputs
+    )
+
+
+def places(flow: ApplyFlow, scratch: str | None) -> list[tuple[str, str | None]]:
+    """Return what the workers of a run must reach, and the options that name it."""
+    volumes = [layer.name for layer in inputs.single_layers(flow.op_kwargs).values()]
+    volumes += [output.url for output in flow.outputs]
+    fn = flow.asked.fn
+    models = [fn.path] if isinstance(fn, TorchModel) else []
+    return [*(("spec", place) for place in (*volumes, *models)), ("scratch", scratch)]
+
+
+def warnings(asked: Execution, *, local: bool) -> list[str]:
+    """Return what the user should know of a spec before its run starts."""
+    found = [f"{name} is ignored: {why}" for name, why in {**asked.target.ignored, **asked.ignored}.items()]
+    if local and not asked.local:
+        found.append(
+            "the spec asks for workers of Google Cloud, and this run is on this machine: give --runner=DataflowRunner "
+            "--project=P --region=R --temp_location=gs://BUCKET/tmp for them"
+        )
+    return found
+
+
+def _bottom(plan: SubchunkPlan) -> BottomChunk:
+    return next(plan.bottom_chunks(0))
+
+
+def summary(flow: ApplyFlow, plan: ApplyPlan, memory: MemoryPlan, trial: Trial | None) -> list[tuple[str, str]]:
+    """Return what `--plan` prints, row by row."""
+    cut, planned = plan.subchunks, plan.planned
+    rows = [("destination", f"{plan.claim.place} ({plan.claim.state})")]
+    rows += [(f"input {name}", layer.name) for name, layer in inputs.single_layers(flow.op_kwargs).items()]
+    rows += [
+        (f"output {output.name}".strip(), f"{output.url}, {output.kind.channels} x {output.kind.data_type}")
+        for output in flow.outputs
+    ]
+    rows.append(("voxels", f"{cut.bounds} = {shape_text(cut.bounds.shape)} at {flow.resolution.pformat()} nm"))
+    for number, level in enumerate(cut.levels):
+        pads = f"crop {shape_text(level.crop)}, blend {shape_text(level.blend)}"
+        mode = f", {level.mode}" if level.overlaps else ""
+        rows.append((f"chunks of level {number}", f"{shape_text(level.chunk)}, {pads}{mode}"))
+    processed = planned["chunks"] * _voxels(cut)
+    rows += [
+        ("chunks of the top level left", f"{planned['tops']:,} of {len(cut):,}"),
+        ("chunks for the function left", f"{planned['chunks']:,} of {shape_text(cut.bottom.whole)}"),
+        ("voxels that the function takes for each of the result", f"{processed / max(cut.bounds.voxels, 1):.2f}"),
+        ("output boxes left", f"{planned['units']:,} of {plan.units:,}, {shape_text(cut.owners.cell)} at most"),
+        ("memory per worker, bytes", f"{memory.total:,}"),
+        ("of it stored chunks that are kept", f"{memory.cache:,}"),
+    ]
+    if trial is None:
+        return [*rows, ("CPU hours, estimated", "not known without a try of the function (--dry_fn)")]
+    hours = trial.seconds * planned["chunks"] / 3600
+    return [
+        *rows,
+        ("CPU hours of the function, estimated", f"{hours:,.4f}"),
+        ("Dataflow USD, at an assumed price", f"{hours * VCPU_HOUR_USD:,.4f} ({VCPU_HOUR_USD} a vCPU hour)"),
+    ]
+
+
+def _voxels(plan: SubchunkPlan) -> int:
+    x, y, z = plan.bottom.whole
+    return x * y * z

@@ -1,0 +1,54 @@
+"""What a process keeps from one element of a run to the next: the flow, with open layers and loaded models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from beam_volumes.applying.chunk_function import ChunkFunction
+from beam_volumes.applying.flow import input_index
+from beam_volumes.applying.inputs import with_caches
+from beam_volumes.applying.outputs import Output, settle
+from beam_volumes.applying.plan import ApplyPlan
+from beam_volumes.applying.specs import build_flow
+from beam_volumes.block_reading import Clock
+from beam_volumes.subchunk_flow import Process, Result
+from beam_volumes.subchunks import BottomChunk
+
+
+class Worker:
+    """A flow that is ready to process chunks."""
+
+    def __init__(self, plan: ApplyPlan) -> None:
+        self.flow = build_flow(plan.spec).target
+        settle(self.flow.dst, plan.infos)
+        self.outputs: tuple[Output, ...] = self.flow.outputs
+        self._function = ChunkFunction(self.flow, plan.subchunks.bottom.crop)
+        with_caches(self.flow.op_kwargs, input_index(self.flow, plan.subchunks), plan.cache_bytes)
+        if plan.threads is not None:
+            import torch
+
+            torch.set_num_threads(plan.threads)
+
+    def process(self, clock: Clock) -> Process:
+        """Return what yields the function's results; seconds of reading and of the function go to `clock`."""
+
+        def process(chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+            return self._function.results(chunks, clock)
+
+        return process
+
+
+_WORKERS: dict[str, Worker] = {}
+
+
+def worker_of(plan: ApplyPlan) -> Worker:
+    """Return this process's flow for a run; that of an earlier run is let go."""
+    if plan.claim.key not in _WORKERS:
+        let_go()
+        _WORKERS[plan.claim.key] = Worker(plan)
+    return _WORKERS[plan.claim.key]
+
+
+def let_go() -> None:
+    """Forget what this process has open: it may be what failed."""
+    _WORKERS.clear()
