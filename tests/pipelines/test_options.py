@@ -318,7 +318,6 @@ def test_the_text_of_every_value_reads_as_the_value(**values: Any) -> None:
     [
         list[int],
         complex,
-        tuple[str, ...],
         tuple[bool, ...],
         tuple[Box, ...],
         tuple[int, int],
@@ -433,3 +432,23 @@ def test_factors_of_a_program_are_checked_too() -> None:
 
 def test_encodings_are_those_that_chunks_can_have() -> None:
     assert value_type(Encodings).placeholder == "|".join(["auto", *ENCODINGS]) + ";..."
+
+
+@dataclass(frozen=True)
+class Texts:
+    set: tuple[str, ...] = option("Values.", ())
+    import_: tuple[str, ...] = option("Modules.", (), identity=False)
+
+
+def test_lists_of_texts_may_be_given_in_parts() -> None:
+    config, rest = parse(Texts, ["--set=a.b=1", "--import=one", "--set", "c=[1, 2];d=x", "--runner=DirectRunner"])
+    assert config == Texts(set=("a.b=1", "c=[1, 2]", "d=x"), import_=("one",))
+    assert rest == ["--runner=DirectRunner"]
+    assert identity(config) == {"set": ["a.b=1", "c=[1, 2]", "d=x"]}
+
+
+def test_an_option_may_have_a_name_that_python_uses() -> None:
+    assert "--import=TEXT;..." in help_text(Texts)
+    assert "`--import=TEXT;...`" in option_table(Texts)
+    with pytest.raises(OptionError, match=r"--import_: neither this pipeline nor Apache Beam.*did you mean --import"):
+        parse(Texts, ["--import_=a"])
