@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cloudvolume import CloudVolume
 
 from beam_volumes import builder
 from beam_volumes.geometry import BBox3D, Box
-from beam_volumes.layers import LayerDataset
+from beam_volumes.layers import LayerDataset, build_cv_layer
 from beam_volumes.testing.made import open_made
+from pipelines import apply
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "examples/apply"
@@ -144,3 +146,54 @@ def test_the_layers_of_a_flow(cue_works: None, tmp_path: Path, monkeypatch: pyte
     dst[first] = values
     np.testing.assert_array_equal(dst[first].numpy(), made(SOURCE, first.box))
     assert dst.name == f"file://{tmp_path}/out/apply/copy"
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, npt.NDArray[np.uint8]]:
+    """A volume with a chunk more on each side of the box, of two slices, and its CXYZ voxels: made ones repeat."""
+    folder = tmp_path_factory.mktemp("noise")
+    around = Box((BOX.start[0] - 1024, BOX.start[1] - 1024, 2000), (BOX.stop[0] + 1024, BOX.stop[1] + 1024, 2002))
+    bbox = BBox3D.from_coords(around.start, around.stop, RESOLUTION)
+    layer = build_cv_layer(
+        path=str(folder),
+        cv_kwargs={"compress": False},
+        info_scales=[RESOLUTION],
+        info_bbox=bbox,
+        info_data_type="uint8",
+        info_chunk_size=(1024, 1024, 1),
+        info_encoding="raw",
+    )
+    values = np.random.default_rng(0).integers(0, 256, (1, *around.shape), np.uint8)
+    layer[RESOLUTION, bbox] = values
+    return folder, values
+
+
+@pytest.mark.parametrize("name", CHUNKS)
+def test_a_run_copies_its_box(
+    cue_works: None, noise: tuple[Path, npt.NDArray[np.uint8]], tmp_path: Path, name: str
+) -> None:
+    folder, values = noise
+    changes = {
+        "target.bbox.end_coord.2": 2002,
+        "target.op_kwargs.src.path": folder,
+        "target.dst.path": tmp_path / "dst",
+        "target.dst.info_reference_path": folder,
+    }
+    for level, _ in enumerate(CHUNKS[name].get("level_intermediaries_dirs", ())):
+        changes[f"target.level_intermediaries_dirs.{level}"] = tmp_path / "tmp"
+    spec = FOLDER / f"{name}.cue"
+    assert apply.main([f"--spec={spec}", *(f"--set={place}={value}" for place, value in changes.items())]) == 0
+    found = voxels_of(tmp_path / "dst", Box(BOX.start, (*BOX.stop[:2], 2002)))
+    np.testing.assert_array_equal(found, values[:, 1024:-1024, 1024:-1024])
+
+
+def test_a_spec_runs_as_it_stands(cue_works: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert apply.main([f"--spec={FOLDER / 'copy.cue'}"]) == 0
+    np.testing.assert_array_equal(voxels_of(tmp_path / "out/apply/copy", BOX), made(SOURCE, BOX))
+
+
+def voxels_of(folder: Path, box: Box) -> npt.NDArray[np.uint8]:
+    """Return CXYZ voxels as CloudVolume reads them."""
+    volume = CloudVolume(f"file://{folder}", mip=list(RESOLUTION), progress=False)
+    return np.moveaxis(np.asarray(volume[box.slices()]), 3, 0)
