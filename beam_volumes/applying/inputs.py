@@ -20,6 +20,7 @@ from beam_volumes.codecs import Array
 from beam_volumes.errors import DestinationError, GeometryError, OptionError, VolumeError
 from beam_volumes.geometry import Box, Vec, VolumetricIndex
 from beam_volumes.layers import (
+    DataResolutionInterpolator,
     JointIndexDataProcessor,
     VolumetricBackend,
     VolumetricLayer,
@@ -28,6 +29,7 @@ from beam_volumes.layers import (
 )
 from beam_volumes.layers.chunk_cache import ChunkCache
 from beam_volumes.layers.chunked_backend import ChunkedBackend
+from beam_volumes.layers.interpolation import held_bytes, scale_between
 from beam_volumes.layers.tensorstore_backend import TensorstoreBackend
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage.urls import redacted
@@ -37,9 +39,6 @@ from beam_volumes.subchunks import VoxelKind
 Layer = VolumetricLayer | VolumetricLayerSet
 
 _ARGUMENTS = "op_kwargs"
-_WIDEST_AVERAGED = 2
-_WIDEST_FLOAT32 = 4
-"""Most bytes of integers, and of floats, that are interpolated as float32; wider ones are as float64."""
 
 
 @dataclass(frozen=True)
@@ -295,11 +294,12 @@ def _held_while_read(read: PlannedRead) -> int:
     held = [_chunk_bytes([read]), (values + beyond) * stored.itemsize]
     if stored != tensor:
         held.append(values * (stored.itemsize + tensor.itemsize))
-    if read.stored.resolution != read.taken.resolution:
-        is_wide = tensor.itemsize > (_WIDEST_FLOAT32 if tensor.kind == "f" else _WIDEST_AVERAGED)
-        as_float = 8 if is_wide else 4
-        floats = 2 * taken if tensor.kind == "f" else values + 2 * taken
-        held.append(values * tensor.itemsize + floats * as_float)
+    for proc in read.layer.read_procs:
+        if isinstance(proc, DataResolutionInterpolator):
+            scale = scale_between(read.stored.resolution, read.taken.resolution)
+            before, after = read.stored.box.shape, read.taken.box.shape
+            mode = proc.interpolation_mode
+            held.append(read.kind.channels * held_bytes(before, after, scale, mode, read.kind.data_type))
     return max(0, max(held) - taken * tensor.itemsize)
 
 

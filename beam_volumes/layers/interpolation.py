@@ -12,6 +12,8 @@ Modes:
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -83,12 +85,43 @@ def interpolate(data: torch.Tensor, size: Vec, scale: Scale, mode: str, mask_val
     if tuple(data.shape[1:]) == tuple(size) and scale == (1, 1, 1):
         return data
     _check_voxels(data, size)
-    factor = _averaged_factor(data, size, scale)
+    x, y, z = data.shape[1:]
+    factor = _averaged_factor((x, y, z), size, scale)
     if mode == "segmentation":
         return _coarser(data, factor, "mode") if factor else _nearest(data, size)
     if mode == "img" and factor:
         return _coarser(data, factor, "average")
     return _linear(data, size, scale[0] if mode == "field" else 1)
+
+
+def held_bytes(before: Vec, size: Vec, scale: Scale, mode: str, data_type: str) -> int:
+    """Return the most bytes that `interpolate` holds at once for one channel, with what it takes and returns.
+
+    Args:
+        before: voxels along x, y and z that it takes.
+        size: voxels that it returns.
+        scale: voxels after for one voxel before.
+        mode: one of MODES.
+        data_type: of the tensor, as numpy names it.
+
+    """
+    kind = np.dtype(data_type)
+    taken, returned = math.prod(before), math.prod(size)
+    if mode in ("img", "segmentation") and (before == size or _averaged_factor(before, size, scale)):
+        return (taken + returned) * kind.itemsize
+    if mode == "segmentation":
+        # Axis after axis: each is made of the one before.
+        made, shape = [0], list(before)
+        for axis in range(3):
+            if before[axis] != size[axis]:
+                shape[axis] = size[axis]
+                made.append(math.prod(shape))
+        return (taken + max(a + b for a, b in itertools.pairwise(made))) * kind.itemsize
+    is_wide = kind.itemsize > (4 if kind.kind == "f" else _WIDE_BYTES)
+    copied = 0 if kind.kind == "f" and kind.itemsize >= 4 else taken
+    # Fields are multiplied, and integers rounded and clamped, each time into new memory.
+    results = {"field": 2, "img": 1 if kind.kind == "f" else 3}.get(mode, 1)
+    return taken * kind.itemsize + (copied + results * returned) * (8 if is_wide else 4)
 
 
 def _check_field(data: torch.Tensor, scale: Scale) -> None:
@@ -109,14 +142,14 @@ def _check_voxels(data: torch.Tensor, size: Vec) -> None:
         )
 
 
-def _averaged_factor(data: torch.Tensor, size: Vec, scale: Scale) -> Vec | None:
+def _averaged_factor(before: Vec, size: Vec, scale: Scale) -> Vec | None:
     """Return how many voxels make one, if they are averaged or counted; None where they are not."""
     inverse = tuple(1 / Fraction(s) for s in scale)
     x, y, z = (int(f) if f.denominator == 1 else 0 for f in inverse)
     if x not in _AVERAGED or y != x or z not in (1, x):
         return None
     whole = tuple(n * f for n, f in zip(size, (x, y, z), strict=True))
-    return (x, y, z) if whole == tuple(data.shape[1:]) else None
+    return (x, y, z) if whole == before else None
 
 
 def _coarser(data: torch.Tensor, factor: Vec, method: str) -> torch.Tensor:

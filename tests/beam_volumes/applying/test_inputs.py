@@ -59,6 +59,10 @@ def cache_of(layer: VolumetricLayer) -> Any:
     return layer.backend.cache
 
 
+def interpolated(mode: str) -> dict[str, Any]:
+    return {"data_resolution": RESOLUTION, "interpolation_mode": mode}
+
+
 def test_layers_are_found_by_their_path(tmp_path: Path) -> None:
     a, b, c = (volume(tmp_path / name) for name in "abc")
     pair = build_layer_set({"left": b, "right": build_layer_set({"in": c})})
@@ -198,14 +202,15 @@ def test_a_set_that_changes_index_and_data_leaves_what_is_taken(tmp_path: Path) 
         ("uint16", {}, Box((0, 0, 0), (16, 16, 8)), RESOLUTION, 2 * CHUNK_BYTES),
         # What is in the bounds (8 x 16 x 8) is read before it is put among zeros.
         ("uint8", {}, Box((32, 0, 0), (48, 16, 8)), RESOLUTION, CHUNK_BYTES // 2),
-        # The tensor, and floats of it and, twice, of the result; less the result.
-        (
-            "uint8",
-            {"data_resolution": RESOLUTION, "interpolation_mode": "img"},
-            Box((0, 0, 0), (8, 8, 8)),
-            (8, 8, 40),
-            CHUNK_BYTES + 4 * (CHUNK_BYTES + CHUNK_BYTES // 2) - CHUNK_BYTES // 4,
-        ),
+        # What is averaged is held besides the average.
+        ("uint8", interpolated("img"), Box((0, 0, 0), (8, 8, 8)), (8, 8, 40), CHUNK_BYTES),
+        # The tensor, a quarter as large as the result, and floats of it and, three times, of the result.
+        ("uint8", interpolated("img"), Box((0, 0, 0), (32, 32, 8)), (2, 2, 40), (1 + 4 + 3 * 16 - 4) * CHUNK_BYTES),
+        ("float32", interpolated("img"), Box((0, 0, 0), (32, 32, 8)), (2, 2, 40), 4 * CHUNK_BYTES),
+        # The tensor, a float of it, and one of the result.
+        ("uint8", interpolated("mask"), Box((0, 0, 0), (8, 8, 8)), (8, 8, 40), 5 * CHUNK_BYTES + 3 * CHUNK_BYTES // 4),
+        # Twice as large along x, and along y then.
+        ("int32", interpolated("segmentation"), Box((0, 0, 0), (32, 32, 8)), (2, 2, 40), 4 * (1 + 2) * CHUNK_BYTES),
     ],
 )
 def test_what_reading_holds(
