@@ -1,5 +1,7 @@
 """The errors of this project: each message says what was expected, what came, and what to do."""
 
+from collections.abc import Sequence
+
 
 class VolumeError(Exception):
     """Base of every error that a user can cause or mend."""
@@ -43,3 +45,10 @@ class ConservationError(VolumeError):
 
 class FunctionError(VolumeError):
     """What a function of the user has returned does not fit where it goes."""
+
+
+def fault_report(faults: Sequence[str], what: str = "the spec") -> str:
+    """Return one message of all the faults of `what`: one alone as it is, several numbered, each on a line."""
+    if len(faults) == 1:
+        return faults[0]
+    return f"{what} has {len(faults)} faults:" + "".join(f"\n{i}. {fault}" for i, fault in enumerate(faults, 1))

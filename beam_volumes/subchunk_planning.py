@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from beam_volumes.errors import OptionError
+from beam_volumes.errors import OptionError, fault_report
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.reading_plan import Lattice
-from beam_volumes.subchunk_request import ReadRequest, SubchunkRequest, contradictions, fault_report, read_request
+from beam_volumes.subchunk_request import ReadRequest, SubchunkRequest, contradictions, read_request
 from beam_volumes.subchunks import Level, SubchunkPlan
 
 Corner = Sequence[int | Fraction]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from beam_volumes.blending import MODES
-from beam_volumes.errors import OptionError
+from beam_volumes.errors import OptionError, fault_report
 from beam_volumes.geometry import Vec
 from beam_volumes.subchunks import Level
 
@@ -314,10 +314,3 @@ class PostpadRequest:
             expand_bbox_resolution=self.expand_bbox_resolution,
             auto_divisibility=True,
         )
-
-
-def fault_report(faults: Sequence[str]) -> str:
-    """Return one message of all the faults of a spec."""
-    if len(faults) == 1:
-        return faults[0]
-    return f"the spec has {len(faults)} faults:" + "".join(f"\n{i}. {fault}" for i, fault in enumerate(faults, 1))

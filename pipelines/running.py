@@ -45,6 +45,8 @@ All of them that one owner takes are in memory there: 2 GB at most of a million,
 
 _COLOUR = r"\x1b\[[0-9;]*m"
 _STEP = r" \[while running '[^']*'\]"
+_FAULT = re.compile(r"\n(?=[0-9]+\. )")
+"""Between faults, as `beam_volumes.errors.fault_report` tells them."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,9 @@ def _say(text: str) -> None:
 
 
 def _fail(error: VolumeError, status: int) -> int:
-    # In one line, without colours, which libraries put into the messages that ours quote, and without Beam's step.
+    # Without colours, which libraries put into the messages that ours quote, and without Beam's step. In one line, but
+    # for several faults, each of which has its own.
     text = re.sub(rf"{_COLOUR}|{_STEP}", "", str(error))
-    _say(f"error: {' '.join(text.split())}")
+    first, *others = (" ".join(part.split()) for part in _FAULT.split(text))
+    _say("\n  ".join([f"error: {first}", *others]))
     return status

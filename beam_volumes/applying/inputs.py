@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from beam_volumes.codecs import Array
-from beam_volumes.errors import DestinationError, GeometryError, OptionError, VolumeError
+from beam_volumes.errors import DestinationError, GeometryError, OptionError, VolumeError, fault_report
 from beam_volumes.geometry import Box, Vec, VolumetricIndex
 from beam_volumes.layers import (
     DataResolutionInterpolator,
@@ -115,7 +115,7 @@ def check_reads(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> None:
     found = [read for path, layer in layers_in(op_kwargs).items() for read in _reads(path, layer, idx)]
     faults = [f"{_ARGUMENTS}.{path}: {error}" for path, error in found if isinstance(error, VolumeError)]
     if faults:
-        raise OptionError("; ".join(faults))
+        raise OptionError(fault_report(faults, _ARGUMENTS))
 
 
 def planned_reads(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> list[PlannedRead]:

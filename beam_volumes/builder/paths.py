@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from beam_volumes.errors import OptionError
+from beam_volumes.errors import OptionError, fault_report
 
 ROOT = "spec"
 
@@ -31,7 +31,5 @@ def raise_faults(faults: list[str], what: str = "the spec") -> None:
         OptionError: there are.
 
     """
-    if len(faults) == 1:
-        raise OptionError(faults[0])
     if faults:
-        raise OptionError("\n  ".join([f"{len(faults)} faults in {what}:", *faults]))
+        raise OptionError(fault_report(faults, what))

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
-from beam_volumes.errors import OptionError
+from beam_volumes.errors import OptionError, fault_report
 
 
 def import_modules(names: Iterable[str]) -> list[ModuleType]:
@@ -26,7 +26,7 @@ def import_modules(names: Iterable[str]) -> list[ModuleType]:
             faults.append(f"{name}: {_fault(name, error)}")
             causes.append(error)
     if faults:
-        raise OptionError("; ".join(faults)) from causes[0]
+        raise OptionError(fault_report(faults, "--import")) from causes[0]
     return found
 
 

@@ -2,10 +2,10 @@ from typing import Any
 
 import pytest
 
-from beam_volumes.errors import OptionError
+from beam_volumes.errors import OptionError, fault_report
 from beam_volumes.geometry import Box
 from beam_volumes.reading_plan import Lattice
-from beam_volumes.subchunk_planning import fault_report, plan_subchunks
+from beam_volumes.subchunk_planning import plan_subchunks
 from beam_volumes.subchunk_request import SubchunkRequest, missing_arguments
 from tests.beam_volumes.subchunk_specs import BOX, CHUNKS, chunks, faults, plan
 

@@ -187,7 +187,7 @@ def test_a_registration_that_cannot_be_asked_for_is_refused(name: str, versions:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"@type": "Scal"}, "spec: no type 'Scal' is registered: did you mean 'Scale'?"),
+        ({"@type": "Scal"}, "spec: no type 'Scal' is registered: did you mean 'Scale'"),
         ({"a": [{"@type": "qqqq"}]}, "spec.a.0: no type 'qqqq' is registered: builder.REGISTRY has those"),
         ({"@type": "Scale", "factr": 1}, "spec.factr: Scale takes no argument of this name: did you mean 'factor'?"),
         ({"@type": "Scale", "zz": 1}, "spec.zz: Scale takes no argument of this name: it takes factor, offset"),
@@ -233,12 +233,12 @@ def test_all_faults_are_told_before_anything_is_built() -> None:
     with pytest.raises(OptionError) as error:
         builder.build(spec)
     first, *lines = str(error.value).splitlines()
-    assert first == "4 faults in the spec:"
+    assert first == "the spec has 4 faults:"
     assert [line.split(":")[0].strip() for line in lines] == [
-        "spec.target.d",
-        "spec.target",
-        "spec.target.a",
-        "spec.target.c.0.factr",
+        "1. spec.target.d",
+        "2. spec.target",
+        "3. spec.target.a",
+        "4. spec.target.c.0.factr",
     ]
     with pytest.raises(OptionError, match="4 faults"):
         builder.check(spec)

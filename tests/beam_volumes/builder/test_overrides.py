@@ -110,9 +110,9 @@ def test_all_faults_are_told_and_no_values() -> None:
     with pytest.raises(OptionError) as error:
         builder.override(SPEC, ["target.dst.pth=hunter2", "workers.memory=2Gi", "target.dst.path.x=hunter2"])
     assert [line.strip().split(":")[0] for line in str(error.value).splitlines()] == [
-        "2 faults in what is set",
-        "target.dst.pth",
-        "target.dst.path.x",
+        "what is set has 2 faults",
+        "1. target.dst.pth",
+        "2. target.dst.path.x",
     ]
     assert "hunter2" not in str(error.value)
 

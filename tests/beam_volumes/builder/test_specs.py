@@ -196,7 +196,7 @@ def test_code_from_elsewhere_needs_leave(server: str, folder: Path) -> None:
     with pytest.raises(OptionError) as error:
         builder.read_spec(f"{server}/run.json")
     lines = [line.strip().split(" runs")[0] for line in str(error.value).splitlines()]
-    assert lines == [f"2 faults in {server}/run.json:", "spec.a: lambda", "spec.b.0: np.load"]
+    assert lines == [f"{server}/run.json has 2 faults:", "1. spec.a: lambda", "2. spec.b.0: np.load"]
     file.write_text(json.dumps({"a": {"@type": "np.mean", "a": [1]}, "b": {"@type": "unknown"}}))
     assert builder.read_spec(f"{server}/run.json")["b"] == {"@type": "unknown"}
 
