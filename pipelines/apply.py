@@ -34,9 +34,9 @@ _TEMPLATE = "BEAM_VOLUMES_IMAGE"
 class Config(Scratch, Running):
     """The options of a function applied in chunks."""
 
-    spec: str = option("File that says what to do: .cue, .json or .yaml; see the guide.", placeholder="FILE")
+    spec: str = option("File that says what to do: .cue, .json or .yaml; see docs/apply.md.", placeholder="FILE")
     set: tuple[str, ...] = option(
-        "Values of the spec to replace, such as target.dst.path=gs://bucket/b; may be given several times.", ()
+        "Values of the spec to replace, such as target.dst.path=gs://bucket/b, one or several.", ()
     )
     import_: tuple[str, ...] = option("Modules of yours that register what the spec names, such as my_package.ops.", ())
     allow_code: bool = option(
@@ -44,6 +44,11 @@ class Config(Scratch, Running):
     )
     dry_fn: bool = option("Try the function on a chunk of zeros before anything is written.", True)
     memory_target: int = option("Bytes that one worker may use.", 3_500_000_000, least=1)
+    scratch: str | None = option(
+        "Folder for intermediate files; by default the first of level_intermediaries_dirs, else beside the volume.",
+        None,
+        identity=False,
+    )
 
 
 def plan(config: Config, setting: Setting) -> Job:
@@ -73,7 +78,7 @@ def plan(config: Config, setting: Setting) -> Job:
         kinds=tuple(output.kind for output in flow.outputs),
         infos=infos_of(flow.outputs),
         deferred=planning.deferred(flow, cut),
-        chunks_per_region=planning.chunks_per_region(flow, cut),
+        region=planning.plan_region(flow, cut),
         cache_bytes=memory.cache,
         threads=max(1, (os.cpu_count() or 1) // processes) if setting.local else 1,
         inline_bytes=setting.inline_bytes,

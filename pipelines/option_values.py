@@ -123,7 +123,8 @@ def _list(annotation: Any) -> ValueType:
         expected, example = f"one or several of {', '.join(words)}", ";".join((words * 2)[:2])
 
     def read(text: str) -> tuple[Any, ...]:
-        return tuple(item.read(part) for part in text.split(";"))
+        # No texts are written as none: as a template gives a parameter that was left empty.
+        return tuple(item.read(part) for part in text.split(";")) if text or annotation is not str else ()
 
     def write(value: Any) -> str:
         return ";".join(item.write(part) for part in value)

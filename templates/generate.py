@@ -18,7 +18,7 @@ from typing import Any
 
 from pipelines.options import Option, option_table, options_of
 
-PIPELINES = ["export", "downsample", "count_voxels", "mesh", "forge_mesh", "index_mesh", "merge_mesh"]
+PIPELINES = ["export", "downsample", "count_voxels", "mesh", "forge_mesh", "index_mesh", "merge_mesh", "apply"]
 """Modules of `pipelines` with a `Config`: the one list of what has a template and an option table."""
 
 ROOT = Path(__file__).parents[1]

@@ -3,6 +3,7 @@ import importlib
 import json
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,11 +84,11 @@ def test_parameters_are_the_options(pipeline: ModuleType) -> None:
     fields = dataclasses.fields(pipeline.Config)
     parameters = {parameter["name"]: parameter for parameter in metadata["parameters"]}
     assert list(parameters) == [option.name for option in options_of(pipeline.Config)]
-    assert sorted(parameters) == sorted(field.name for field in fields)
+    assert sorted(parameters) == sorted(field.name.removesuffix("_") for field in fields)
     assert metadata["name"] == f"beam-volumes {name}"
     assert metadata["description"] == (pipeline.__doc__ or "").split("\n")[0]
     for field in fields:
-        parameter = parameters[field.name]
+        parameter = parameters[field.name.removesuffix("_")]
         assert parameter["isOptional"] == (field.default is not dataclasses.MISSING)
         assert parameter["helpText"].startswith(field.metadata["help"])
         assert parameter["paramType"] == "TEXT"
@@ -117,7 +118,7 @@ def _reads(option: Option, text: str) -> bool:
 def test_parameters_at_their_defaults_give_the_config(pipeline: ModuleType) -> None:
     given = {option.name: "gs://bucket/there" for option in options_of(pipeline.Config) if option.required}
     config, _ = parse(pipeline.Config, [f"--{name}={value}" for name, value in given.items()])
-    values = [(option, getattr(config, option.name)) for option in options_of(pipeline.Config)]
+    values = [(option, getattr(config, option.field)) for option in options_of(pipeline.Config)]
     argv = [f"--{option.name}={option.text_of(value)}" for option, value in values if value is not None]
     assert parse(pipeline.Config, argv) == (config, [])
 
@@ -168,6 +169,17 @@ def test_the_image_is_built_for_a_pipeline_that_has_a_template() -> None:
     assert default[1] in generate.PIPELINES
 
 
+@pytest.mark.parametrize("name", generate.PIPELINES)
+def test_torch_is_in_the_image_of_apply_alone(name: str) -> None:
+    (command,) = re.findall(r"^RUN (extras=(?:[^\\\n]|\\\n)*)", DOCKERFILE, re.MULTILINE)
+    shown = subprocess.run(
+        ["sh", "-ec", f'pip() {{ echo "$@"; }}; {command}'], env={"PIPELINE": name}, capture_output=True, text=True
+    )
+    assert shown.stdout.split()[-1] == (".[gcp,apply]" if name == "apply" else ".[gcp]"), shown.stderr
+    before = DOCKERFILE[: DOCKERFILE.index("RUN extras")]
+    assert "ARG PIPELINE=" in before
+
+
 def test_the_launcher_runs_the_pipeline_of_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
     came: list[Sequence[str]] = []
 
@@ -212,6 +224,10 @@ def test_commands_of_the_dataflow_page_parse() -> None:
     for name, parameters in zip(["downsample", "count_voxels", "mesh"], others, strict=True):
         config, rest = parse(importlib.import_module(f"pipelines.{name}").Config, _options(parameters))
         assert (config.layer, rest) == ("gs://my-bucket/seg", [])
+
+    (parameters,) = re.findall(r"--parameters=(spec=.*)", text)
+    config, rest = parse(importlib.import_module("pipelines.apply").Config, _options(parameters))
+    assert (config.spec, config.set, rest) == ("gs://my-bucket/run.cue", ("target.dst.path=gs://my-bucket/out",), [])
 
     (body,) = re.findall(r"```json\n(.*?)```", DATAFLOW, re.DOTALL)
     launch = json.loads(body)["launchParameter"]["parameters"]

@@ -447,6 +447,10 @@ def test_lists_of_texts_may_be_given_in_parts() -> None:
     assert identity(config) == {"set": ["a.b=1", "c=[1, 2]", "d=x"]}
 
 
+def test_a_list_of_texts_may_be_empty() -> None:
+    assert parse(Texts, ["--set=", "--import=one", "--import="]) == (Texts(import_=("one",)), [])
+
+
 def test_an_option_may_have_a_name_that_python_uses() -> None:
     assert "--import=TEXT;..." in help_text(Texts)
     assert "`--import=TEXT;...`" in option_table(Texts)
