@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from beam_volumes.applying.deferred import DeferredLayers
 from beam_volumes.applying.specs import FlowSpec
+from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import Claim
@@ -15,9 +16,9 @@ from beam_volumes.subchunks import SubchunkPlan, VoxelKind
 
 
 class Regions(NamedTuple):
-    """The elements of the first step."""
+    """The elements of the first step, of whole chunks of the top level; `regions` counts these."""
 
-    regions: Sized
+    regions: Grid
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ApplyPlan:
         kinds: channels and type of each output.
         infos: of the volumes that are written, by location.
         deferred: where the chunks of the top level are left, for mode defer, by output; empty where they are reduced.
-        chunks_per_region: of the top level, which one element takes.
+        region: how many chunks of the top level an element takes, one after another, along x, y and z.
         cache_bytes: of stored chunks that each process keeps while neighbours need them.
         threads: that the function may use in each process; None for as many as it will.
         inline_bytes: what an element may send to one owner without a pack.
@@ -46,7 +47,7 @@ class ApplyPlan:
     kinds: tuple[VoxelKind, ...]
     infos: dict[str, Json]
     deferred: tuple[DeferredLayers, ...]
-    chunks_per_region: int
+    region: Vec
     cache_bytes: int
     threads: int | None
     inline_bytes: int
@@ -57,7 +58,7 @@ class ApplyPlan:
     @property
     def reading(self) -> Regions:
         """The elements, as `ListRegions` takes them."""
-        return Regions(range(-(-len(self.subchunks) // self.chunks_per_region)))
+        return Regions(Grid(Box.of_shape(self.subchunks.shape), self.region, (0, 0, 0)))
 
     @property
     def is_reduced(self) -> bool:
@@ -69,10 +70,12 @@ class ApplyPlan:
         """What is finished one by one: output boxes; where nothing is reduced, chunks of the top level."""
         return len(self.subchunks.owners) if self.is_reduced else len(self.subchunks)
 
-    def tops(self, region: int) -> range:
+    def tops(self, region: int) -> list[int]:
         """Return the chunks of the top level that an element takes."""
-        first = region * self.chunks_per_region
-        return range(first, min(first + self.chunks_per_region, len(self.subchunks)))
+        regions = self.reading.regions
+        (x0, y0, z0), (x1, y1, z1) = regions.box(regions.position(region))
+        nx, ny, _ = self.subchunks.shape
+        return [x + nx * (y + ny * z) for z in range(z0, z1) for y in range(y0, y1) for x in range(x0, x1)]
 
     def units_of(self, top: int) -> Iterable[int]:
         """Return the units that a chunk of the top level has a part in."""
@@ -86,7 +89,7 @@ class ApplyPlan:
         """Return the chunks of an element for which there is something left to do."""
         tops = self.tops(region)
         if not self.finished:
-            return [*tops]
+            return tops
         return [top for top in tops if any(not self.is_finished(unit) for unit in self.units_of(top))]
 
     def needs_region(self, region: int) -> bool:

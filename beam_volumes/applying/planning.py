@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,13 +20,19 @@ from beam_volumes.applying.region import Region
 from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.block_reading import Clock
 from beam_volumes.errors import OptionError
-from beam_volumes.geometry import shape_text
+from beam_volumes.geometry import Vec, shape_text
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import join
 from beam_volumes.subchunk_flow import checked_result
 from beam_volumes.subchunk_memory import PlannedMemory, plan_memory
 from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind
 from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
+
+_REGION_VOXELS = 2**24
+"""That the function takes for one element, where a chunk of the top level is less: seconds of work, mostly."""
+
+_LEAST_REGIONS = 64
+"""That keep the cores of one machine busy to the end."""
 
 _TORCH_BYTES = 300_000_000
 """Of a process that has loaded torch, besides."""
@@ -139,10 +146,23 @@ def _all_channels(kinds: Sequence[VoxelKind]) -> VoxelKind:
     return VoxelKind(sum(kind.channels for kind in kinds), widest)
 
 
-def chunks_per_region(flow: ApplyFlow, plan: SubchunkPlan) -> int:
-    """Return how many chunks of the top level one element takes: as many as fill a batch of the function."""
+def plan_region(flow: ApplyFlow, plan: SubchunkPlan) -> Vec:
+    """Return how many chunks of the top level an element takes along x, y and z.
+
+    They follow each other along the axis on which they read most of the same voxels, which are kept meanwhile: as many
+    as fill a batch of the function; more where these are little work, and there are enough elements for many workers.
+    """
+    chunks = plan.count_bottom_chunks(plan.typical_top)
     batch = batch_of(flow.operation(plan.bottom.crop))
-    return -(-batch // plan.count_bottom_chunks(plan.typical_top))
+    small = _REGION_VOXELS // (chunks * math.prod(plan.bottom.whole))
+    wanted = max(-(-batch // chunks), min(small, len(plan) // _LEAST_REGIONS), 1)
+    pads = [sum(level.crop[axis] + level.blend[axis] for level in plan.levels) for axis in range(3)]
+    axes = sorted(range(3), key=lambda axis: (-pads[axis] / plan.top.chunk[axis], axis))
+    region = [1, 1, 1]
+    for axis in axes:
+        region[axis] = min(-(-wanted // math.prod(region)), plan.shape[axis])
+    x, y, z = region
+    return (x, y, z)
 
 
 def identity(flow: ApplyFlow, plan: SubchunkPlan, content: Json) -> Json:

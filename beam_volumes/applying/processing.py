@@ -86,12 +86,12 @@ def apply_region(plan: ApplyPlan, region: int) -> Applied:
 
     """
     check_claim(plan.claim)
-    tops, name = plan.tops_needed(region), f"region-{region}.pack"
-    if taken := _take_up(plan, name, tops):
+    tops = plan.tops_needed(region)
+    if taken := _take_up(plan, region, tops):
         return taken
     with telling_of_replacement(plan.claim):
         try:
-            return _apply(plan, name, tops)
+            return _apply(plan, _pack(region), tops)
         except Exception:
             # What the worker keeps may be what failed.
             let_go()
@@ -188,10 +188,11 @@ def reduce_box(plan: ApplyPlan, owner: int, parcels: Sequence[Parcel]) -> Writte
         return _write_box(plan, worker_of(plan), owner, parts, pieces)
 
 
-def _take_up(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied | None:
+def _take_up(plan: ApplyPlan, region: int, tops: Sequence[int]) -> Applied | None:
     """Return what another try has made of an element; None where there is nothing, or not all of it."""
-    found = read_parcels(plan.claim.scratch, name)
-    if found is None or not set(tops) <= set(found[1]["tops"]):
+    found = read_parcels(plan.claim.scratch, _pack(region))
+    # Of two tries one may have cut the volume into other elements, or have found less to do.
+    if found is None or not set(tops) <= set(found[1]["tops"]) <= set(plan.tops(region)):
         return None
     written = []
     for top in tops:
@@ -219,6 +220,10 @@ def _applied(
         peak_memory_bytes=peak_memory_bytes(),
     )
     return Applied(parcels, written, counts)
+
+
+def _pack(region: int) -> str:
+    return f"region-{region}.pack"
 
 
 def _to_bytes(values: Voxels) -> bytes:
