@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import os
 import pickle
@@ -116,11 +117,17 @@ class Child:
             self.process.wait()
             return "hung up"
         if status >= 0:
-            return f"ended with exit status {status}"
+            return (
+                f"ended with exit status {status}: the code that it ran has ended it: mend that, and give the same "
+                "command again"
+            )
         names = {int(s): s.name for s in signal.Signals}
         reason = (
             " (probably out of memory: give the same command again with fewer --processes)"
             if status == -signal.SIGKILL
+            else ": the code that it ran has crashed, at the line that is printed above: mend that, and give the same "
+            "command again"
+            if status == -signal.SIGSEGV
             else ""
         )
         return f"was killed by {names.get(-status, f'signal {-status}')}{reason}"
@@ -171,6 +178,8 @@ def serve(handle: int, parent: int, log_level: int) -> NoReturn:
     if sys.platform == "linux":
         # Without it a child ends at the end of its call, not at once, when its parent is killed.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # Where a library crashes, its caller's line is printed.
+    faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     logging.basicConfig(level=log_level, format="%(levelname)s %(name)s: %(message)s")
     connection = Connection(handle)

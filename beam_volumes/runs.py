@@ -21,7 +21,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from beam_volumes.destinations import CLAIM, RECORDS, Destination, inside, write_json
 from beam_volumes.errors import CorruptDataError, DestinationError, OptionError, VolumeError
@@ -357,11 +357,34 @@ def _refusal(wanted: Claim, found: _Record, *, own: bool, unfinished: bool) -> s
 
 
 def _differences(before: Json, now: Json) -> str:
-    names: Iterable[str] = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
-    texts = [(name, short(before.get(name)), short(now.get(name))) for name in names]
+    found = [*_differing("", before, now)]
+    texts = [(name, short(was), short(value)) for name, was, value in found]
     # Of long values, nothing is told by their beginnings, where these are the same.
-    parts = [f"{name} was {was}, now {now}" for name, was, now in texts if was != now]
-    return "; ".join(parts) or ", ".join(names) or "no difference"
+    parts = [f"{name} was {was}, now {value}" for name, was, value in texts if was != value]
+    return "; ".join(parts) or ", ".join(name for name, *_ in found) or "no difference"
+
+
+def _differing(path: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what differs, its path first: of dictionaries, and of lists of as many of them, part by part."""
+    if before == now:
+        return
+    parts: Iterable[tuple[Any, Any, Any]]
+    if isinstance(before, dict) and isinstance(now, dict):
+        parts = [(key, before.get(key), now.get(key)) for key in sorted(before.keys() | now.keys())]
+    elif _are_alike(before, now):
+        parts = [(at, *both) for at, both in enumerate(zip(before, now, strict=True))]
+    else:
+        yield path, before, now
+        return
+    for key, was, value in parts:
+        yield from _differing(f"{path}.{key}" if path else str(key), was, value)
+
+
+def _are_alike(before: Any, now: Any) -> bool:
+    """Whether these are lists of as many dictionaries."""
+    if not isinstance(before, list) or not isinstance(now, list) or len(before) != len(now):
+        return False
+    return all(isinstance(item, dict) for item in (*before, *now))
 
 
 def short(value: object) -> str:

@@ -65,7 +65,7 @@ def plan(config: Config, setting: Setting) -> Job:
     planning.check_inputs(flow, cut)
     scratch = scratch_folder(config.scratch) if config.scratch else flow.intermediaries
     setting.check_reachable(planning.places(flow, scratch), None)
-    facts = {"import": [*config.import_], **planning.identity(flow, cut, spec.content)}
+    facts = {"import": [*config.import_], **planning.identity(flow, cut, spec)}
     destination = planning.destination(flow, cut)
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     trial = planning.try_function(flow, cut) if config.dry_fn and claim.state != "complete" else None

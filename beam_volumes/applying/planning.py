@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import math
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from beam_volumes.applying.flow import ApplyFlow, function_index, input_index
 from beam_volumes.applying.operation import CallableOperation
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.region import Region
+from beam_volumes.applying.specs import FlowSpec
 from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.block_reading import Clock
 from beam_volumes.errors import OptionError
@@ -36,6 +38,13 @@ _LEAST_REGIONS = 64
 
 _TORCH_BYTES = 300_000_000
 """Of a process that has loaded torch, besides."""
+
+_SECONDS_TO_TRY_AGAIN = 5.0
+"""Of CPU: what takes longer is called once."""
+
+_STANDARD_ERROR = 2
+
+_NOT_OF_VOXELS = "level_intermediaries_dirs"
 
 
 @dataclass(frozen=True)
@@ -93,12 +102,23 @@ def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:
 
     """
     function = ChunkFunction(flow, plan.bottom.crop, inputs.blanked(flow.op_kwargs))
+    if not faulthandler.is_enabled():
+        # Where a library crashes, the line that called it is printed.
+        faulthandler.enable(_STANDARD_ERROR)
+    seconds = _try_once(function, flow, plan)
+    if seconds < _SECONDS_TO_TRY_AGAIN:
+        # The first call imports and compiles, too.
+        seconds = min(seconds, _try_once(function, flow, plan))
+    return Trial(seconds, _measured(flow, plan))
+
+
+def _try_once(function: ChunkFunction, flow: ApplyFlow, plan: SubchunkPlan) -> float:
+    """Return the seconds of CPU that a call takes."""
     started = time.process_time()
     (result,) = function.results([_bottom(plan)], Clock())
     for values, output in zip(result.values, flow.outputs, strict=True):
         checked_result(values, output.kind, _bottom(plan), result.box)
-    seconds = time.process_time() - started
-    return Trial(seconds, _measured(flow, plan))
+    return time.process_time() - started
 
 
 def _measured(flow: ApplyFlow, plan: SubchunkPlan) -> int:
@@ -165,7 +185,7 @@ def plan_region(flow: ApplyFlow, plan: SubchunkPlan) -> Vec:
     return (x, y, z)
 
 
-def identity(flow: ApplyFlow, plan: SubchunkPlan, content: Json) -> Json:
+def identity(flow: ApplyFlow, plan: SubchunkPlan, spec: FlowSpec) -> Json:
     """Return what the voxels that a run writes depend on: the spec, the volumes that are read, and models.
 
     Raises:
@@ -174,7 +194,7 @@ def identity(flow: ApplyFlow, plan: SubchunkPlan, content: Json) -> Json:
     """
     idx = function_index(flow, plan, _bottom(plan).box)
     facts: Json = {
-        "spec": content.get("target", content),
+        "spec": {key: value for key, value in spec.recorded.items() if key not in (*flow.ignored, _NOT_OF_VOXELS)},
         "bounds": str(plan.bounds),
         "inputs": inputs.versions(flow.op_kwargs, idx),
     }

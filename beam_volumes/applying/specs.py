@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from beam_volumes import builder
 from beam_volumes.applying.execution import Execution
@@ -11,6 +15,10 @@ from beam_volumes.applying.flow import ApplyFlow
 from beam_volumes.errors import OptionError
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import is_local, normalize
+from beam_volumes.storage.urls import redacted
+
+_SECRET = re.compile(r"(?i)token|passw|secret|credential|api_?key")
+"""In the names of arguments whose values are not for everybody."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,19 @@ class FlowSpec:
 
     content: Json
     modules: tuple[str, ...] = ()
+
+    @property
+    def recorded(self) -> Json:
+        """What is described, as records of a run may tell it: without passwords, tokens, and queries of URLs.
+
+        Where there are such, a hash of all of it tells one spec from another.
+        """
+        described = self.content.get("target", self.content)
+        shown: Json = _without_secrets(described, "")
+        if shown == described:
+            return shown
+        text = json.dumps(described, sort_keys=True)
+        return {**shown, "sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_flow(
@@ -68,3 +89,13 @@ def build_flow(spec: FlowSpec) -> Execution:
         'the spec: expected "@type": "mazepa.execute" with a target, or "build_subchunkable_apply_flow", came '
         f"{type(found).__name__}: see the guide"
     )
+
+
+def _without_secrets(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(inner, name) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(inner, key) for inner in value]
+    if isinstance(value, str):
+        return "..." if _SECRET.search(key) else redacted(value)
+    return value

@@ -150,18 +150,27 @@ def test_memory_that_is_refused_is_a_worker_that_died(size: int, tasks: Any) -> 
         assert one(pool, abs, -1) == 1
 
 
+ENDED = ": the code that it ran has ended it: mend that, and give the same command again"
+
+
 @pytest.mark.parametrize(
     ("function", "args", "how"),
     [
-        (os._exit, (3,), "ended with exit status 3"),
-        (os._exit, (0,), "ended with exit status 0"),
-        (sys.exit, (5,), "ended with exit status 5"),
+        (os._exit, (3,), f"ended with exit status 3{ENDED}"),
+        (os._exit, (0,), f"ended with exit status 0{ENDED}"),
+        (sys.exit, (5,), f"ended with exit status 5{ENDED}"),
         (
             signal.raise_signal,
             (signal.SIGKILL,),
             r"was killed by SIGKILL \(probably out of memory: give the same command again with fewer --processes\)",
         ),
         (signal.raise_signal, (signal.SIGTERM,), "was killed by SIGTERM"),
+        (
+            signal.raise_signal,
+            (signal.SIGSEGV,),
+            "was killed by SIGSEGV: the code that it ran has crashed, at the line that is printed above: mend that, "
+            "and give the same command again",
+        ),
         (signal.raise_signal, (signal.SIGRTMIN + 1,), f"was killed by signal {signal.SIGRTMIN + 1}"),
     ],
 )
@@ -217,7 +226,7 @@ def test_a_process_whose_fork_lives_on_has_ended(
 ) -> None:
     monkeypatch.setattr(child_process, "_SECONDS_BETWEEN_LOOKS", 0.05)
     try:
-        with pytest.raises(WorkerDiedError, match=r"^region 7: .* ended with exit status 4$"):
+        with pytest.raises(WorkerDiedError, match=r"^region 7: .* ended with exit status 4: the code that it ran"):
             one(pool, tasks.leave_a_fork, str(tmp_path / "fork"))
     finally:
         os.kill(began(tmp_path / "fork"), signal.SIGKILL)

@@ -99,6 +99,21 @@ def test_a_long_option_is_shortened_in_messages(url: str) -> None:
         inspect(url, {})
 
 
+def test_what_differs_is_named_by_its_path(url: str) -> None:
+    text = "lambda src: " + "src + " * 20
+    fn, layers = {"text": f"{text}1", "args": [1, 2]}, [{"path": "a", "mip": 1}, {"path": "b"}]
+    taken(url, {"spec": {"fn": fn, "layers": layers}})
+    changed = {"fn": {"text": f"{text}2", "args": [1, 3]}, "layers": [{"path": "a"}, {"path": "c"}]}
+    with pytest.raises(
+        OptionError,
+        match=r"run: spec\.fn\.args was \[1, 2\], now \[1, 3\]; spec\.layers\.0\.mip was 1, now null; "
+        r'spec\.layers\.1\.path was "b", now "c"; finish it',
+    ):
+        inspect(url, {"spec": changed})
+    with pytest.raises(OptionError, match=r"holds another run: spec\.fn\.text; finish it"):
+        inspect(url, {"spec": {"fn": {**fn, "text": f"{text}2"}, "layers": layers}})
+
+
 @pytest.mark.parametrize(("resume", "state"), [(True, "resumed"), (False, "replaced")])
 def test_without_resume_a_run_starts_anew(url: str, resume: bool, state: str) -> None:
     first = taken(url)
