@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import posixpath
 import re
 import signal
 import sys
@@ -28,7 +29,7 @@ from beam_volumes.errors import DestinationError, VolumeError
 from beam_volumes.places import check_for_workers
 from beam_volumes.process_pool import acquire, release
 from beam_volumes.runs import Claim, is_committed, take
-from beam_volumes.storage import Folder
+from beam_volumes.storage import Folder, join
 from pipelines import interrupts_are_raised
 from pipelines.beam_options import beam_options, is_local, with_defaults, workers_at_most
 from pipelines.options import parse
@@ -234,7 +235,10 @@ def _show_report(claim: Claim) -> int:
             f"{claim.url}: expected {claim.report} at the end of the run, but it is gone: somebody has removed what "
             "was written, or begun to replace it"
         )
-    print_rows("done", report_rows(report))
+    rows = report_rows(report)
+    if report.get("picture"):
+        rows.append(("picture", join(claim.url, posixpath.dirname(claim.report), report["picture"])))
+    print_rows("done", rows)
     print(f"{claim.place} is complete")
     return 0
 

@@ -86,7 +86,7 @@ class _ApplyFn(PooledDoFn):
 
     def task(self, element: int) -> Task:
         first = self._plan.subchunks.top_chunk(self._plan.tops(element)[0]).box
-        return Task(apply_region, (self._plan, element), f"chunk {first}")
+        return Task(apply_region, (self._plan, element), f"top chunk {first}")
 
     def outputs(self, task: Task, result: Applied) -> Iterator[Any]:
         self.count("chunks", result.counts.tops)

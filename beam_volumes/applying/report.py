@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from beam_volumes.applying.drawing import write_picture
+from beam_volumes.applying.drawing import PICTURE, write_picture
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.processing import Counts, WrittenUnit
 from beam_volumes.errors import ConservationError
@@ -101,7 +101,7 @@ def report(plan: ApplyPlan, totals: Totals, started: float, ended: float) -> Jso
             "chunks": {
                 "planned": plan.planned["tops"],
                 "done": counts.tops,
-                "elements_taken_up_from_another_try": counts.reused,
+                "elements_taken_up_from_an_interrupted_run": counts.reused,
                 "chunks_of_the_function": counts.chunks,
                 **{name: round(getattr(counts, name), 3) for name in counts._fields if name.endswith("_seconds")},
             },
@@ -114,6 +114,6 @@ def report(plan: ApplyPlan, totals: Totals, started: float, ended: float) -> Jso
                 "write_seconds": round(sum(w.seconds for w in totals.written), 3),
             },
         },
-        "picture": plan.picture,
+        "picture": PICTURE if plan.picture else None,
         "peak_memory_bytes": max([counts.peak_memory_bytes, *(w.peak_memory_bytes for w in totals.written)]),
     }
