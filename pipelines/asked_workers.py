@@ -16,7 +16,6 @@ def beam_defaults(workers: Workers) -> dict[str, Any]:
         "max_num_workers": workers.max_num_workers,
         "sdk_container_image": workers.image,
         "region": workers.region,
-        "project": workers.project,
         "labels": [f"{key}={value}" for key, value in workers.labels.items()] or None,
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -35,7 +35,6 @@ class Workers:
         gpu_type: as Compute Engine names it: `nvidia-tesla-t4`.
         image: of the container that runs on them.
         region: of Google Cloud.
-        project: of Google Cloud.
         labels: of the job.
         processes: of a local run.
 
@@ -48,7 +47,6 @@ class Workers:
     gpu_type: str | None = None
     image: str | None = None
     region: str | None = None
-    project: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     processes: int | None = None
 

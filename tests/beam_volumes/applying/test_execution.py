@@ -35,7 +35,6 @@ OTHER_VALUES = {
     "debug": True,
     "local_test": True,
     "num_procs": 3,
-    "worker_cluster_project": "p",
     "worker_cluster_region": "r",
     "worker_groups": {"a": {"replicas": 2}},
     "worker_image": "i",
@@ -60,10 +59,10 @@ def test_the_guide_says_what_workers_are() -> None:
             gpus=1,
             image="us.gcr.io/{PROJECT}/zetta_utils:{tag}",
             region="us-east1",
-            project="zetta-research",
         ),
         ignored={
             "worker_cluster_name": "Dataflow starts its own machines, and stops them when the job ends",
+            "worker_cluster_project": "Dataflow must be told --project before a spec is read",
         },
     )
 
