@@ -209,6 +209,8 @@ def pieces_of(
 ) -> Iterator[Piece]:
     """Yield what a chunk of the top level has for each output box, weighted; copies, x fastest.
 
+    Of one output box there is a piece that no other chunk reaches into, and those around it.
+
     Args:
         plan: how the run is cut.
         yielded: what the chunk yields.
@@ -230,15 +232,33 @@ def pieces_of(
     for owner in plan.owners_of(yielded.top):
         if owners is not None and owner not in owners:
             continue
-        box = yielded.box.intersection(plan.owner_box(owner))
-        values = yielded.values[(slice(None), *box.slices(yielded.box.start))]
-        if top.is_weighted and is_shared(plan, chunk, box):
-            values = to_be_weighted(values, kind.data_type)
-            weigh(values, box, chunk, top.blend, top.mode, edges)
-        else:
-            # The largest of rounded values is the rounded largest.
-            values = rounded(values, kind.data_type)
-        yield Piece(owner, yielded.top, box, values)
+        for box in piece_boxes(plan, yielded.top, owner):
+            values = yielded.values[(slice(None), *box.slices(yielded.box.start))]
+            if top.is_weighted and is_shared(plan, chunk, box):
+                values = to_be_weighted(values, kind.data_type)
+                weigh(values, box, chunk, top.blend, top.mode, edges)
+            else:
+                # The largest of rounded values is the rounded largest.
+                values = rounded(values, kind.data_type)
+            yield Piece(owner, yielded.top, box, values)
+
+
+def piece_boxes(plan: SubchunkPlan, top: int, owner: int) -> list[Box]:
+    """Return the boxes of the pieces that a chunk of the top level has for an output box, in order.
+
+    Where chunks are weighted, what others reach into is cut off: the rest is of the destination's type, and is most.
+    """
+    chunk, cut = plan.top_chunk(top), list[Box]()
+    box = chunk.wanted.intersection(plan.owner_box(owner))
+    if not plan.top.is_weighted:
+        return [box]
+    for axis, edges in enumerate(edges_of(chunk.box, plan.bounds)):
+        low, high, blend = box.start[axis], box.stop[axis], plan.top.blend[axis]
+        inner = low if edges[0] else min(max(low, chunk.box.start[axis] + blend), high)
+        outer = high if edges[1] else max(min(high, chunk.box.stop[axis] - blend), inner)
+        cut += [box.with_side(axis, low, inner), box.with_side(axis, outer, high)]
+        box = box.with_side(axis, inner, outer)
+    return sorted(part for part in (box, *cut) if part.voxels)
 
 
 def piece_type(plan: SubchunkPlan, top: int, box: Box, kind: VoxelKind) -> np.dtype[Any]:
@@ -246,6 +266,11 @@ def piece_type(plan: SubchunkPlan, top: int, box: Box, kind: VoxelKind) -> np.dt
     if plan.top.is_weighted and is_shared(plan, plan.top_chunk(top).box, box):
         return accumulation_type(kind.data_type)
     return np.dtype(kind.data_type)
+
+
+def pieces_expected(plan: SubchunkPlan, owner: int) -> list[tuple[int, Box]]:
+    """Return the chunks of the top level and the boxes of all pieces of an output box, in order."""
+    return [(top, box) for top in plan.tops_of(owner) for box in piece_boxes(plan, top, owner)]
 
 
 def is_shared(plan: SubchunkPlan, chunk: Box, box: Box) -> bool:
@@ -273,13 +298,13 @@ def reduce_pieces(plan: SubchunkPlan, owner: int, pieces: Iterable[Piece], kind:
         ConservationError: a piece is missing, or came twice.
 
     """
-    ordered = sorted(pieces, key=lambda piece: piece.top)
-    expected = plan.tops_of(owner)
-    came = [piece.top for piece in ordered]
+    ordered = sorted(pieces, key=lambda piece: (piece.top, piece.box))
+    expected = pieces_expected(plan, owner)
+    came = [(piece.top, piece.box) for piece in ordered]
     if came != expected or any(piece.owner != owner for piece in ordered):
         raise ConservationError(
-            f"output box {plan.owner_box(owner)}: expected one piece of each of the chunks {expected}, came pieces of "
-            f"{came}: something was lost, or done twice"
+            f"output box {plan.owner_box(owner)}: expected {len(expected)} pieces of the chunks {plan.tops_of(owner)}, "
+            f"came {len(came)} of {sorted({top for top, _ in came})}: something was lost, or done twice"
         )
     if any(plan.gap) or len(ordered) == 1:
         return [(piece.box, piece.values) for piece in ordered]
@@ -301,7 +326,7 @@ def process_volume(plan: SubchunkPlan, process: Process, kind: VoxelKind) -> Vox
         for piece in pieces_of(plan, yielded, kind):
             pieces = waiting.setdefault(piece.owner, [])
             pieces.append(piece)
-            if len(pieces) == len(plan.tops_of(piece.owner)):
+            if len(pieces) == len(pieces_expected(plan, piece.owner)):
                 for box, values in reduce_pieces(plan, piece.owner, waiting.pop(piece.owner), kind):
                     volume[(slice(None), *box.slices(plan.bounds.start))] = values
     return volume

@@ -12,7 +12,7 @@ import numpy as np
 
 from beam_volumes.blending import accumulation_type
 from beam_volumes.geometry import Vec
-from beam_volumes.subchunk_flow import is_shared
+from beam_volumes.subchunk_flow import is_shared, piece_boxes
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
 
 
@@ -142,9 +142,9 @@ def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int | N
     chunk = plan.top_chunk(top)
     total = 0
     for each in plan.owners_of(top) if owner is None else [owner]:
-        box = chunk.wanted.intersection(plan.owner_box(each))
-        sums = plan.top.is_weighted and is_shared(plan, chunk.box, box)
-        total += _bytes(box.shape, output, sums=sums)
+        for box in piece_boxes(plan, top, each):
+            sums = plan.top.is_weighted and is_shared(plan, chunk.box, box)
+            total += _bytes(box.shape, output, sums=sums)
     return total
 
 

@@ -36,6 +36,12 @@ class Box(NamedTuple):
         x, y, z = self.shape
         return x * y * z
 
+    def with_side(self, axis: int, start: int, stop: int) -> Box:
+        """Return the box with another side along one axis."""
+        first, last = list(self.start), list(self.stop)
+        first[axis], last[axis] = start, stop
+        return Box((first[0], first[1], first[2]), (last[0], last[1], last[2]))
+
     def intersection(self, other: Box) -> Box:
         """Return the voxels in both; a box of no voxels where they do not meet."""
         (ax, ay, az), (bx, by, bz) = self

@@ -13,7 +13,9 @@ from beam_volumes.geometry import Box, Vec
 from beam_volumes.subchunk_flow import (
     Piece,
     Result,
+    is_shared,
     one_by_one,
+    piece_boxes,
     pieces_of,
     process_chunks,
     process_volume,
@@ -222,19 +224,44 @@ def test_only_the_wanted_pieces_are_made() -> None:
     plan = make_plan(Box.of_shape((8, 4, 2)), [(4, 4, 2)], (0, 0, 0), (1, 0, 0), max_reduction_chunk_size=(2, 4, 2))
     yielded = process_chunk(plan, 0, one_by_one(lambda box: box, patchy), VoxelKind(2, "float32"))
     kind = VoxelKind(2, "float32")
-    assert [piece.owner for piece in pieces_of(plan, yielded, kind)] == [0, 1, 2]
-    (piece,) = pieces_of(plan, yielded, kind, {1, 3})
-    assert (piece.owner, piece.top, piece.box) == (1, 0, Box((2, 0, 0), (4, 4, 2)))
+    assert [piece.owner for piece in pieces_of(plan, yielded, kind)] == [0, 1, 1, 2]
+    pieces = list(pieces_of(plan, yielded, kind, {1, 3}))
+    assert [(piece.owner, piece.top, piece.box) for piece in pieces] == [
+        (1, 0, Box((2, 0, 0), (3, 4, 2))),
+        (1, 0, Box((3, 0, 0), (4, 4, 2))),
+    ]
 
 
 def test_voxels_that_no_other_chunk_reaches_travel_in_the_destinations_type() -> None:
-    plan = make_plan(Box.of_shape((12, 4, 2)), [(6, 4, 2)], (0, 0, 0), (1, 0, 0), max_reduction_chunk_size=(5, 4, 2))
+    plan = make_plan(Box.of_shape((12, 8, 2)), [(6, 4, 2)], (0, 0, 0), (1, 1, 0), max_reduction_chunk_size=(5, 8, 2))
     source = noise((1, *reach(plan).shape), "uint8")
     kind = VoxelKind(1, "uint8")
     yielded = process_chunk(plan, 0, reading(source, plan, lambda values: values), kind)
-    first, second = pieces_of(plan, yielded, kind)
-    assert (first.values.dtype, second.values.dtype) == (np.dtype("uint8"), np.dtype("float32"))
-    assert not np.shares_memory(first.values, source)
+    pieces = list(pieces_of(plan, yielded, kind))
+    assert [(piece.owner, piece.box, piece.values.dtype.name) for piece in pieces] == [
+        (0, Box((0, 0, 0), (5, 3, 2)), "uint8"),
+        (0, Box((0, 3, 0), (5, 5, 2)), "float32"),
+        (1, Box((5, 0, 0), (7, 5, 2)), "float32"),
+    ]
+    assert not np.shares_memory(pieces[0].values, source)
+
+
+@budget
+@given(plans((*WEIGHTED, "max")))
+def test_the_pieces_of_a_chunk_are_its_voxels_once_and_apart_where_others_reach(plan: SubchunkPlan) -> None:
+    reached = np.zeros((len(plan), *plan.bounds.shape), bool)
+    for top in range(len(plan)):
+        reached[(top, *plan.top_chunk(top).wanted.slices(plan.bounds.start))] = True
+    alone = reached.sum(0) == 1
+    for top in range(len(plan)):
+        seen = np.zeros(plan.bounds.shape, int)
+        for owner in plan.owners_of(top):
+            for box in piece_boxes(plan, top, owner):
+                inside = box.slices(plan.bounds.start)
+                seen[inside] += 1
+                if plan.top.is_weighted:
+                    assert np.unique(alone[inside]).tolist() == [not is_shared(plan, plan.top_chunk(top).box, box)]
+        np.testing.assert_array_equal(seen, reached[top])
 
 
 def test_deferred_chunks_are_left_whole_and_unweighted() -> None:
@@ -337,9 +364,10 @@ def test_pieces_that_are_lost_or_made_twice_are_missed() -> None:
     kind = VoxelKind(2, "float32")
     made = [process_chunk(plan, top, one_by_one(lambda box: box, patchy), kind) for top in range(2)]
     pieces = [piece for each in made for piece in pieces_of(plan, each, kind)]
-    assert [(piece.top, piece.owner) for piece in pieces] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    for wrong in ([pieces[0]], [pieces[0], pieces[2], pieces[2]], pieces[:2]):
-        with pytest.raises(ConservationError, match=r"output box 0,0,0,4,4,2: expected one piece .* \[0, 1\], came"):
+    assert [(piece.top, piece.owner) for piece in pieces] == [(0, 0), (0, 0), (0, 1), (1, 0), (1, 1), (1, 1)]
+    message = r"output box 0,0,0,4,4,2: expected 3 pieces of the chunks \[0, 1\], came"
+    for wrong in (pieces[:2], [*pieces[:2], pieces[3], pieces[3]], pieces[:3]):
+        with pytest.raises(ConservationError, match=message):
             reduce_pieces(plan, 0, wrong, kind)
 
 

@@ -43,11 +43,12 @@ def test_the_figures_of_two_levels() -> None:
     read, padded, above = 46 * 46 * 12 * 2, 42 * 42 * 12 * 2 * 4, 132 * 132 * 24 * 2 * 4
     assert planned.outputs == read + padded
     assert planned.accumulators == (above, 0)
-    # The chunks overlap at all sides: of the pieces none is final.
-    assert planned.pieces == above
-    assert planned.chunk == above + above
+    # The chunks overlap at all sides: between the overlaps pieces are final.
+    final = 108 * 108 * 16 * 2
+    assert planned.pieces == above - 4 * final + final
+    assert planned.chunk == above + planned.pieces
     parts = 2 * 4 * ((120 + 2 * 6) * (120 + 2 * 6) * (20 + 2 * 2))
-    assert planned.reduction == parts + 120 * 120 * 20 * 2 * (4 + 1)
+    assert planned.reduction == parts - 4 * final + final + 120 * 120 * 20 * 2 * (4 + 1)
     assert planned.element == max(planned.chunk, planned.reduction)
 
 
