@@ -28,13 +28,15 @@ class Counts(NamedTuple):
     """What came of elements of the first step.
 
     `tops` are chunks of the top level, `chunks` those that the function has taken whole; `reused` of the regions were
-    done by another try, or by an interrupted run. Seconds are those of all processes together.
+    done by another try, or by an interrupted run. `missing_chunks` of inputs were read as 0. Seconds are those of all
+    processes together.
     """
 
     regions: int = 0
     reused: int = 0
     tops: int = 0
     chunks: int = 0
+    missing_chunks: int = 0
     pieces: int = 0
     piece_bytes: int = 0
     read_seconds: float = 0.0
@@ -100,6 +102,7 @@ def apply_region(plan: ApplyPlan, region: int) -> Applied:
 
 def _apply(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied:
     worker, clock = worker_of(plan), Clock()
+    missing = worker.missing_chunks
     written: list[WrittenUnit] = []
     with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
         for top, yielded in zip(
@@ -110,7 +113,8 @@ def _apply(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied:
             clock.lap("write")
         parcels = out.finish({"tops": [*tops]})
         clock.lap("write")
-    return _applied(plan, tops, parcels, written, Counts().timed(clock))
+    counts = Counts(missing_chunks=worker.missing_chunks - missing).timed(clock)
+    return _applied(plan, tops, parcels, written, counts)
 
 
 def _put(

@@ -103,6 +103,7 @@ def report(plan: ApplyPlan, totals: Totals, started: float, ended: float) -> Jso
                 "done": counts.tops,
                 "elements_taken_up_from_an_interrupted_run": counts.reused,
                 "chunks_of_the_function": counts.chunks,
+                "missing_chunks_of_inputs_read_as_0": counts.missing_chunks,
                 **{name: round(getattr(counts, name), 3) for name in counts._fields if name.endswith("_seconds")},
             },
             "pieces": {"made": counts.pieces, "bytes": counts.piece_bytes},

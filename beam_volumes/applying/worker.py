@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 
 from beam_volumes.applying.chunk_function import ChunkFunction
 from beam_volumes.applying.flow import input_index
-from beam_volumes.applying.inputs import with_caches
+from beam_volumes.applying.inputs import single_layers, with_caches
 from beam_volumes.applying.outputs import Output, settle
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.specs import build_flow
 from beam_volumes.block_reading import Clock
+from beam_volumes.layers.chunked_backend import ChunkedBackend
 from beam_volumes.subchunk_flow import Process, Result
 from beam_volumes.subchunks import BottomChunk
 
@@ -28,6 +29,12 @@ class Worker:
             import torch
 
             torch.set_num_threads(plan.threads)
+
+    @property
+    def missing_chunks(self) -> int:
+        """How many chunks of inputs were missing so far, and read as 0."""
+        backends = {id(layer.backend): layer.backend for layer in single_layers(self.flow.op_kwargs).values()}
+        return sum(each.missing_chunks for each in backends.values() if isinstance(each, ChunkedBackend))
 
     def process(self, clock: Clock) -> Process:
         """Return what yields the function's results; seconds of reading and of the function go to `clock`."""

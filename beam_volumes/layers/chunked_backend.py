@@ -108,6 +108,9 @@ class ChunkedBackend(VolumetricBackend):
         cache_bytes_limit: bytes of decoded chunks that each process may keep; what other processes, or other layers,
             write meanwhile is not seen in them. 0 to keep none.
 
+    Attributes:
+        missing_chunks: how many have been read as 0, each as often as it was.
+
     """
 
     def __init__(
@@ -120,6 +123,7 @@ class ChunkedBackend(VolumetricBackend):
         super().__init__(volume, unwritten)
         self.options = options or AccessOptions()
         self.cache = ChunkCache(cache_bytes_limit)
+        self.missing_chunks = 0
         self._readers: dict[int, Reader] = {}
         if self.name.startswith("graphene://"):
             checked_timestamp(self.options.agglomerate, self.options.timestamp)
@@ -143,7 +147,7 @@ class ChunkedBackend(VolumetricBackend):
 
     def _read(self, mip: int, box: Box) -> Array:
         if not self.cache.limit:
-            return self._own(self._reader(mip).read(box)[0])
+            return self._own(self._found(mip, box))
         grid = self.volume.grid(mip)
         self._fetch(mip, grid, box)
         array = np.empty((*box.shape, self.num_channels), self.data_type, order="F")
@@ -153,7 +157,7 @@ class ChunkedBackend(VolumetricBackend):
             kept = self.cache.get((mip, position))
             if kept is None:
                 # The box needs more chunks than the cache may hold.
-                array[part.slices(box.start)] = self._reader(mip).read(part)[0]
+                array[part.slices(box.start)] = self._found(mip, part)
             else:
                 array[part.slices(box.start)] = kept[part.slices(chunk.start)]
         return array
@@ -168,9 +172,15 @@ class ChunkedBackend(VolumetricBackend):
         for first, stop in boxes_of(missing):
             start = grid.box(first).start
             end = grid.box((stop[0] - 1, stop[1] - 1, stop[2] - 1)).stop
-            array = self._reader(mip).read(Box(start, end))[0]
+            array = self._found(mip, Box(start, end))
             for position in grid.positions_meeting(Box(start, end)):
                 self.cache.put((mip, position), array[grid.box(position).slices(start)])
+
+    def _found(self, mip: int, box: Box) -> Array:
+        """Return the XYZC voxels of a box, as they are stored, and count the chunks that are missing."""
+        array, holes = self._reader(mip).read(box)
+        self.missing_chunks += len(holes)
+        return array
 
     def _write(self, mip: int, box: Box, values: Array) -> None:
         grid = self.volume.grid(mip)

@@ -188,6 +188,19 @@ def test_a_stored_chunk_is_read_once_for_the_chunks_of_an_element(
     assert set(opened.values()) == {1}
 
 
+def test_chunks_that_inputs_lack_are_counted(tmp_path: Path, source: Any) -> None:
+    plan = planned(tmp_path, processing_chunk_sizes=[[16, 16, 4]])
+    stored = Folder(str(tmp_path / "src"))
+    stored.delete([name for name in stored.list("4_4_40/") if "-8-8_4-20_" in name][:2])
+    counts, written = run(plan)
+    assert counts.missing_chunks == 2
+    finish_apply(plan, counts, written, 0.0)
+    assert (by_cloudvolume(tmp_path / "dst") == 0).sum() > 2 * 16 * 16 * 4 - 1
+    report = Folder(plan.claim.url).read_json(plan.claim.report)
+    assert report is not None
+    assert report["stages"]["chunks"]["missing_chunks_of_inputs_read_as_0"] == 2
+
+
 def test_a_run_that_was_replaced_writes_no_more(tmp_path: Path, source: Any) -> None:
     plan = planned(tmp_path, processing_chunk_sizes=[[16, 16, 4]])
     Folder(plan.claim.url).delete_folder(plan.claim.records)
