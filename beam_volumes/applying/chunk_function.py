@@ -10,17 +10,24 @@ from typing import Any
 import numpy as np
 
 from beam_volumes.applying.flow import ApplyFlow
+from beam_volumes.applying.inputs import single_layers
 from beam_volumes.applying.operation import CallableOperation, results
 from beam_volumes.applying.outputs import Output, shared_procs
+from beam_volumes.applying.reading_ahead import map_ahead
+from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.blending import Voxels
 from beam_volumes.block_reading import Clock
 from beam_volumes.errors import FunctionError, VolumeError
 from beam_volumes.geometry import Box, Vec, VolumetricIndex
 from beam_volumes.layers import VolumetricLayerSet
 from beam_volumes.layers.tensors import to_array
+from beam_volumes.source_checks import is_on_this_machine
 from beam_volumes.storage.urls import redacted
 from beam_volumes.subchunk_flow import Result
 from beam_volumes.subchunks import BottomChunk, grown
+
+_Made = tuple[BottomChunk, Box, Any]
+"""A chunk, and what was made of it, for which box."""
 
 
 class ChunkFunction:
@@ -52,32 +59,36 @@ class ChunkFunction:
 
         """
         clock.lap("blend")
-        for batch in _batches(chunks, self.batch):
-            found = self._whole(batch, clock) if self.batch > 1 else [self._one(chunk, clock) for chunk in batch]
-            for chunk, (box, values) in zip(batch, found, strict=True):
+        is_function = isinstance(self.operation, CallableOperation)
+        for found in self._by_function(chunks, clock) if is_function else self._by_operation(chunks, clock):
+            for chunk, box, values in found:
                 yield Result(box, self._outputs(chunk, box, values))
                 clock.lap("blend")
 
-    def _one(self, chunk: BottomChunk, clock: Clock) -> tuple[Box, Any]:
-        operation = self.operation
-        if isinstance(operation, CallableOperation):
-            return self._whole([chunk], clock)[0]
-        with _failures_told([chunk]):
-            idx = self._index(chunk)
-            written = results(operation, idx, self._flow.dst, self._op_kwargs)
-        clock.lap("function")
-        return chunk.box, written if isinstance(self._flow.dst, VolumetricLayerSet) else written.get("")
+    def _by_operation(self, chunks: Iterable[BottomChunk], clock: Clock) -> Iterator[list[_Made]]:
+        """Yield what an operation of the user's writes for each chunk."""
+        is_set = isinstance(self._flow.dst, VolumetricLayerSet)
+        for chunk in chunks:
+            with _failures_told([chunk]):
+                written = results(self.operation, self._index(chunk), self._flow.dst, self._op_kwargs)
+            clock.lap("function")
+            yield [(chunk, chunk.box, written if is_set else written.get(""))]
 
-    def _whole(self, chunks: Sequence[BottomChunk], clock: Clock) -> list[tuple[Box, Any]]:
-        """Return what the function makes of chunks, uncropped, and for which boxes."""
-        operation = self.operation
-        calls = [operation.read(self._index(chunk), self._op_kwargs) for chunk in chunks]
-        clock.lap("read")
-        with _failures_told(chunks):
-            many = getattr(operation.fn, "batched", None)
-            made = many(calls) if many and len(calls) > 1 else [operation.fn(**call) for call in calls]
-        clock.lap("function")
-        return [(grown(chunk.box, operation.crop_pad), each) for chunk, each in zip(chunks, made, strict=True)]
+    def _by_function(self, chunks: Iterable[BottomChunk], clock: Clock) -> Iterator[list[_Made]]:
+        """Yield what the function makes of each batch of chunks, uncropped."""
+        operation, ahead = self.operation, reads_ahead(self._flow, self.operation)
+        for batch, calls in map_ahead(self._read, _batches(chunks, self.batch), ahead=ahead):
+            clock.lap("read")
+            with _failures_told(batch):
+                many = getattr(operation.fn, "batched", None)
+                made = many(calls) if many and len(calls) > 1 else [operation.fn(**call) for call in calls]
+            # Or they would stay until the next ones are there.
+            calls.clear()
+            clock.lap("function")
+            yield [(chunk, grown(chunk.box, operation.crop_pad), each) for chunk, each in zip(batch, made, strict=True)]
+
+    def _read(self, batch: Sequence[BottomChunk]) -> list[dict[str, Any]]:
+        return [self.operation.read(self._index(chunk), self._op_kwargs) for chunk in batch]
 
     def _index(self, chunk: BottomChunk) -> VolumetricIndex:
         return self._flow.index(chunk.box, chunk.id)
@@ -112,6 +123,14 @@ def batch_of(operation: Any) -> int:
     """Return how many chunks an operation takes at once."""
     fn: Any = operation.fn if isinstance(operation, CallableOperation) else None
     return int(fn.batch) if hasattr(fn, "batched") else 1
+
+
+def reads_ahead(flow: ApplyFlow, operation: Any) -> bool:
+    """Whether a batch is read while the function has the one before: where the processor would wait for either."""
+    fn = operation.fn if isinstance(operation, CallableOperation) else None
+    names = [layer.name for layer in single_layers(flow.op_kwargs).values()]
+    is_far = any(not is_on_this_machine(name) and not name.startswith("made://") for name in names)
+    return is_far or (isinstance(fn, TorchModel) and fn.uses_gpu)
 
 
 def _batches(chunks: Iterable[BottomChunk], size: int) -> Iterator[list[BottomChunk]]:
