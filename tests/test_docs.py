@@ -18,9 +18,9 @@ from beam_volumes.export_planning import share_of_limits
 from beam_volumes.spatial_index.files import find_index_files
 from beam_volumes.spatial_index.queries import SpatialIndex
 from examples import demo
-from pipelines.beam_options import vcpus
+from pipelines.beam_options import known_names, vcpus
 from pipelines.export import Config
-from pipelines.options import parse
+from pipelines.options import options_of, parse
 from templates.generate import PIPELINES
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +104,16 @@ def test_the_meshes_of_the_readme_are_made_in_one_run_and_in_stages(tmp_path: Pa
         assert (folder / "merged" / name).read_bytes() == (folder / "mesh" / name).read_bytes()
 
 
+def test_the_function_of_the_readme_is_applied(tmp_path: Path) -> None:
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    shown = run_block(block_with("pipelines.apply"), tmp_path)
+    assert f"file://{tmp_path}/out/apply/smooth is complete" in shown
+    assert run_snippet("out/apply/smooth", tmp_path, ".shape") == "torch.Size([1, 512, 512, 1])"
+    section = README.split("## Functions and models")[1].split("\n## ")[0]
+    folder = tmp_path / "out/apply/smooth" / re.findall(r"`(\S+/apply/\S+/)`", section)[0]
+    assert {path.name for path in folder.iterdir()} == set(re.findall(r"`(report\.json|slice\.png)`", section))
+
+
 def test_the_server_of_the_readme_serves_an_export(tmp_path: Path) -> None:
     block = block_with("beam_volumes.testing.proofreading_server")
     assert "kill %1" in block
@@ -155,8 +165,10 @@ def test_jobs_in_the_docs_have_no_more_processes_than_a_server_may_be_asked_by()
 
 def test_options_that_are_named_in_the_text_exist() -> None:
     beam = {"runner", "max_num_workers", "machine_type", "disk_size_gb", "temp_location", "staging_location"}
+    beam |= {"dataflow_service_options", "experiments", "labels", "project", "region", "sdk_container_image"}
+    assert {f"--{name}" for name in beam} <= known_names()
     configs = [importlib.import_module(f"pipelines.{name}").Config for name in PIPELINES]
-    names = {f.name for config in configs for f in dataclasses.fields(config)} | beam | {"name", "noname"}
+    names = {o.name for config in configs for o in options_of(config)} | beam | {"name", "noname"}
     for page, text in PAGES.items():
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
         named = set(re.findall(r"`--([a-z_]+)", prose))
