@@ -18,7 +18,6 @@ from beam_volumes.applying.report import settle
 from beam_volumes.applying.specs import build_flow, read_flow
 from beam_volumes.places import scratch_folder
 from beam_volumes.provenance import Launch
-from beam_volumes.receipts import receipts
 from beam_volumes.runs import inspect_destination
 from pipelines.asked_workers import beam_defaults, resource_hints
 from pipelines.options import option
@@ -84,7 +83,7 @@ def plan(config: Config, setting: Setting) -> Job:
         inline_bytes=setting.inline_bytes,
         picture=setting.local,
         launch=Launch.here(),
-    ).with_finished(receipt.shard for receipt in receipts(claim))
+    ).taken_up()
     return Job(
         claim=claim,
         summary=partial(planning.summary, flow, applying, memory, trial),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -148,20 +149,15 @@ def _array(data: Any, chunk: BottomChunk) -> Voxels:
     return to_array(data)
 
 
-class _failures_told:  # noqa: N801 - reads as a statement
-    """Tells for which chunk, and where, the function has failed."""
-
-    def __init__(self, chunks: Sequence[BottomChunk]) -> None:
-        self._chunks = chunks
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, Exception) or isinstance(error, VolumeError | MemoryError):
-            return
-        first = self._chunks[0]
-        last = traceback.extract_tb(error.__traceback__)[-1]
+@contextlib.contextmanager
+def _failures_told(chunks: Sequence[BottomChunk]) -> Iterator[None]:
+    """Tell for which chunk, and where, the function has failed."""
+    try:
+        yield
+    except (VolumeError, MemoryError):
+        raise
+    except Exception as error:
+        first, last = chunks[0], traceback.extract_tb(error.__traceback__)[-1]
         raise FunctionError(
             f"the function has failed for chunk {first.id} ({first.read_box}): {type(error).__name__}: "
             f"{redacted(str(error))} ({last.filename}, line {last.lineno}, in {last.name}): correct the function, or "

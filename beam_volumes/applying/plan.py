@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 from beam_volumes.applying.deferred import DeferredLayers
@@ -11,6 +12,7 @@ from beam_volumes.applying.specs import FlowSpec
 from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import Launch
+from beam_volumes.receipts import receipts
 from beam_volumes.runs import Claim
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
 
@@ -96,6 +98,16 @@ class ApplyPlan:
         """Whether there is anything left to do for an element."""
         return bool(self.tops_needed(region))
 
+    def taken_up(self) -> ApplyPlan:
+        """Return the plan of a run that goes on where the one before has stopped; of a complete one nothing is left.
+
+        Raises:
+            CorruptDataError: what it has recorded is damaged.
+
+        """
+        complete = self.claim.state == "complete"
+        return self.with_finished(range(self.units) if complete else (r.shard for r in receipts(self.claim)))
+
     def with_finished(self, units: Iterable[int]) -> ApplyPlan:
         """Return the plan of a run that goes on where others are finished."""
         bits = bytearray(-(-self.units // 8))
@@ -103,7 +115,7 @@ class ApplyPlan:
             bits[unit // 8] |= 1 << (unit % 8)
         return replace(self, finished=bytes(bits) if any(bits) else b"")
 
-    @property
+    @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do: elements, chunks of the top level, bottom chunks, and units to finish."""
         if not self.finished:

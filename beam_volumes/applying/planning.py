@@ -277,7 +277,7 @@ def summary(flow: ApplyFlow, plan: ApplyPlan, memory: MemoryPlan, trial: Trial |
         pads = f"crop {shape_text(level.crop)}, blend {shape_text(level.blend)}"
         mode = f", {level.mode}" if level.overlaps else ""
         rows.append((f"chunks of level {number}", f"{shape_text(level.chunk)}, {pads}{mode}"))
-    processed = planned["chunks"] * _voxels(cut)
+    processed = cut.count_bottom_chunks() * _voxels(cut)
     rows += [
         ("chunks of the top level left", f"{planned['tops']:,} of {len(cut):,}"),
         ("chunks for the function left", f"{planned['chunks']:,} of {shape_text(cut.bottom.whole)}"),

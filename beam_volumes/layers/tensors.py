@@ -47,9 +47,11 @@ def to_tensor(array: Array, where: str) -> torch.Tensor:
 
 
 def to_array(data: Any) -> Array:
-    """Return a tensor (of any device) or an array as an array of the same axes."""
+    """Return a tensor (of any device) or an array as an array of the same axes; bfloat16 becomes float32."""
     if hasattr(data, "detach"):
-        data = data.detach().cpu().numpy()
+        data = data.detach().cpu()
+        # numpy has no such type.
+        data = (data.float() if str(data.dtype) == "torch.bfloat16" else data).numpy()
     return np.asarray(data)
 
 

@@ -380,3 +380,9 @@ def test_what_the_backend_tells(tmp_path: Path) -> None:
     idx = VolumetricIndex.from_coords((0, 4, 8), (12, 21, 9), RESOLUTION)
     aligned = backend.get_chunk_aligned_index(idx, "expand")
     assert (aligned.start, aligned.stop) == (Vec3D(-5, 3, 7), Vec3D(27, 35, 15))
+
+
+def test_half_floats_that_numpy_lacks_are_written(tmp_path: Path) -> None:
+    layer = new_layer(tmp_path, BOUNDS, "float32")
+    layer[BOUNDS.slices()] = torch.full((1, *SHAPE), 1.5, dtype=torch.bfloat16)
+    assert (by_cloudvolume(tmp_path) == 1.5).all()
