@@ -111,8 +111,8 @@ def _per_level(given: Any, name: str, count: int, faults: list[str]) -> list[Vec
     return vectors
 
 
-def _read_modes(given: str | Sequence[str], count: int, faults: list[str]) -> list[str] | None:
-    modes = [given] * count if isinstance(given, str) else list(given)
+def _read_modes(given: Any, count: int, faults: list[str]) -> list[str] | None:
+    modes: list[Any] = list(given) if isinstance(given, list | tuple) else [given] * count
     if len(modes) != count:
         faults.append(_wrong_count("processing_blend_modes", count, len(modes), "modes"))
         return None

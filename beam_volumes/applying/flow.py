@@ -10,13 +10,16 @@ from typing import Any
 
 from beam_volumes.applying.operation import CallableOperation, operation_of
 from beam_volumes.applying.outputs import Output, outputs_of
+from beam_volumes.builder import arguments as builder_arguments
 from beam_volumes.builder import register
 from beam_volumes.builder.arguments import unknown_arguments
-from beam_volumes.errors import GeometryError, OptionError, VolumeError
+from beam_volumes.errors import GeometryError, OptionError, VolumeError, fault_report
 from beam_volumes.geometry import BBox3D, Box, Vec, Vec3D, VolumetricIndex
 from beam_volumes.geometry.exact import exact, quotient
+from beam_volumes.layers import VolumetricLayer, VolumetricLayerSet
 from beam_volumes.layers.build import taking
 from beam_volumes.layers.indexing import as_vec
+from beam_volumes.places import writable
 from beam_volumes.reading_plan import Lattice
 from beam_volumes.subchunk_planning import Corner, plan_subchunks
 from beam_volumes.subchunk_request import PostpadRequest, SubchunkRequest, missing_arguments
@@ -133,7 +136,7 @@ class ApplyFlow:
     @property
     def intermediaries(self) -> str | None:
         """The folder of what is made on the way; None where the spec names none."""
-        return next(iter(self.asked.level_intermediaries_dirs or ()), None)
+        return next((folder for folder in self.asked.level_intermediaries_dirs or () if folder), None)
 
     def index(self, box: Box, chunk_id: int = 0) -> VolumetricIndex:
         """Return a box of voxels of the destination as an index."""
@@ -150,6 +153,8 @@ class ApplyFlow:
 
     @cached_property
     def _plan(self) -> SubchunkPlan:
+        if faults := _wrong_forms(self.request, self.asked):
+            raise OptionError(fault_report([*self.faults, *faults]))
         faults = [*self.faults, *_argument_faults(self.request, self.asked)]
         bounds = lattice = None
         is_segmentation = False
@@ -165,6 +170,7 @@ class ApplyFlow:
         try:
             if (self.asked.fn is None) != (self.asked.op is None):
                 operation_of(self.asked.fn, self.asked.op)
+                faults += _call_faults(self.asked)
         except OptionError as error:
             faults.append(str(error))
         plan = plan_subchunks(self.request, bounds, lattice, is_segmentation=is_segmentation, faults=faults)
@@ -179,6 +185,9 @@ class ApplyFlow:
         """Return what is to be processed, in voxels of the destination."""
         asked = self.asked
         if asked.auto_bbox:
+            if not self.outputs:
+                # That is told with the other arguments.
+                return None
             boxes = {output.bounds for output in self.outputs}
             if len(boxes) != 1:
                 faults.append(
@@ -234,12 +243,55 @@ def _argument_faults(request: SubchunkRequest, asked: FlowRequest) -> list[str]:
     if asked.dst is _NOT_GIVEN:
         faults.insert(0, "dst: expected the layer that is written, or null for none, but not given: name one")
     levels, folders = len(request.processing_chunk_sizes), asked.level_intermediaries_dirs
-    if folders is not None and not isinstance(folders, str) and len(folders) not in (1, levels):
+    if folders is not None and len(folders) not in (1, levels):
         faults.append(
-            f"level_intermediaries_dirs: expected {levels} folders, as many as processing_chunk_sizes has levels, came "
-            f"{len(folders)}: of them the first one is used"
+            f"level_intermediaries_dirs: expected {levels} folders, as many as processing_chunk_sizes has levels, or "
+            f"one for all, came {len(folders)}: give so many; the first is used"
         )
+    try:
+        for folder in filter(None, folders or ()):
+            writable("level_intermediaries_dirs", folder)
+    except OptionError as error:
+        faults.append(str(error).removeprefix("--"))
     return faults
+
+
+def _wrong_forms(request: SubchunkRequest, asked: FlowRequest) -> list[str]:
+    """Return which arguments are nothing that can be looked at together with others."""
+    faults = [
+        f"{each.name}: expected true or false, came {value!r}"
+        for given in (request, asked)
+        for each in fields(given)
+        if isinstance(each.default, bool) and not isinstance(value := getattr(given, each.name), bool)
+    ]
+    if not isinstance(request.processing_chunk_sizes, Sequence):
+        sizes = request.processing_chunk_sizes
+        faults.append(f"processing_chunk_sizes: expected a list of sizes, the largest first, came {sizes!r}")
+    dst, folders = asked.dst, asked.level_intermediaries_dirs
+    if dst is not _NOT_GIVEN and not isinstance(dst, VolumetricLayer | VolumetricLayerSet | None):
+        faults.append(
+            'dst: expected a layer, such as {"@type": "build_cv_layer", ...}, or a layer set, or null, came '
+            f"{type(dst).__name__}: give one"
+        )
+    if not isinstance(asked.op_kwargs, Mapping):
+        faults.append(
+            f"op_kwargs: expected arguments by name, came {type(asked.op_kwargs).__name__}: give a dictionary"
+        )
+    listed = isinstance(folders, list | tuple) and all(isinstance(folder, str | None) for folder in folders)
+    if folders is not None and not listed:
+        faults.append(f"level_intermediaries_dirs: expected a list of folders, came {folders!r}: give [FOLDER, FOLDER]")
+    return faults
+
+
+def _call_faults(asked: FlowRequest) -> list[str]:
+    """Return what of `op_kwargs` the function does not take, or lacks, as far as it tells."""
+    fn = asked.op.fn if isinstance(asked.op, CallableOperation) else asked.fn
+    if not callable(fn):
+        return []
+    unknown = unknown_arguments("fn", fn, asked.op_kwargs)
+    lacking = builder_arguments.missing_arguments("fn", fn, asked.op_kwargs)
+    faults = [f"op_kwargs.{name}: {why}" for name, why in unknown.items()]
+    return [*faults, f"op_kwargs: {lacking}"] if lacking else faults
 
 
 def _is_resolution(resolution: Sequence[float] | None, faults: list[str]) -> bool:

@@ -96,6 +96,9 @@ def _without_secrets(value: Any, key: str) -> Any:
         return {name: _without_secrets(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner, key) for inner in value]
-    if isinstance(value, str):
-        return "..." if _SECRET.search(key) else redacted(value)
-    return value
+    if not isinstance(value, str):
+        return value
+    if _SECRET.search(key):
+        return "..."
+    # What is made up as it is read is described by its query.
+    return value if value.startswith("made://") else redacted(value)
