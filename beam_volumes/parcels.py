@@ -144,7 +144,7 @@ class ParcelWriter:
         if self._pack:
             self._pack.__exit__(kind, *rest)  # type: ignore[arg-type]
 
-    def add(self, owner: Owner, chunk: int, box: Box, data: bytes) -> None:
+    def add(self, owner: Owner, chunk: int, box: Box, data: bytes | memoryview) -> None:
         """Add a piece; `chunk` and `box` tell its owner which."""
         self._held.add(owner, chunk, box, data)
         if len(self._held.data) > _HELD_BYTES:
@@ -186,7 +186,7 @@ class _Held:
         self._rows: list[tuple[Any, ...]] = []
         self._tables: list[Pieces] = []
 
-    def add(self, owner: Owner, chunk: int, box: Box, data: bytes) -> None:
+    def add(self, owner: Owner, chunk: int, box: Box, data: bytes | memoryview) -> None:
         self._rows.append((*owner, chunk, box.start, box.stop, len(self.data), len(data), crc32c.crc32c(data)))
         self.data += data
         if len(self._rows) == _ROWS:

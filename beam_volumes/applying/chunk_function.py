@@ -62,8 +62,11 @@ class ChunkFunction:
         clock.lap("blend")
         is_function = isinstance(self.operation, CallableOperation)
         for found in self._by_function(chunks, clock) if is_function else self._by_operation(chunks, clock):
-            for chunk, box, values in found:
+            while found:
+                chunk, box, values = found.pop(0)
                 yield Result(box, self._outputs(chunk, box, values))
+                # Or it would stay while the next one is made.
+                del values
                 clock.lap("blend")
 
     def _by_operation(self, chunks: Iterable[BottomChunk], clock: Clock) -> Iterator[list[_Made]]:
@@ -80,13 +83,18 @@ class ChunkFunction:
         operation, ahead = self.operation, reads_ahead(self._flow, self.operation)
         for batch, calls in map_ahead(self._read, _batches(chunks, self.batch), ahead=ahead):
             clock.lap("read")
+            boxes = [grown(chunk.box, operation.crop_pad) for chunk in batch]
             with _failures_told(batch):
-                many = getattr(operation.fn, "batched", None)
-                made = many(calls) if many and len(calls) > 1 else [operation.fn(**call) for call in calls]
+                found = [*zip(batch, boxes, self._called(calls), strict=True)]
             # Or they would stay until the next ones are there.
             calls.clear()
             clock.lap("function")
-            yield [(chunk, grown(chunk.box, operation.crop_pad), each) for chunk, each in zip(batch, made, strict=True)]
+            yield found
+
+    def _called(self, calls: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        fn = self.operation.fn
+        many = getattr(fn, "batched", None)
+        return many(calls) if many and len(calls) > 1 else [fn(**call) for call in calls]
 
     def _read(self, batch: Sequence[BottomChunk]) -> list[dict[str, Any]]:
         return [self.operation.read(self._index(chunk), self._op_kwargs) for chunk in batch]

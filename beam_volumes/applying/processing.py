@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,12 +106,13 @@ def _apply(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied:
     missing = worker.missing_chunks
     written: list[WrittenUnit] = []
     with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
-        for top, yielded in zip(
-            tops, process_chunks(plan.subchunks, tops, worker.process(clock), plan.kinds), strict=True
-        ):
+        left = iter(tops)
+        for yielded in process_chunks(plan.subchunks, tops, worker.process(clock), plan.kinds):
             clock.lap("blend")
-            written += _put(plan, worker, top, yielded, out)
+            written += _put(plan, worker, next(left), yielded, out)
             clock.lap("write")
+            # Or it would stay while the next one is made, as it would in a zip.
+            del yielded
         parcels = out.finish({"tops": [*tops]})
         clock.lap("write")
     counts = Counts(missing_chunks=worker.missing_chunks - missing).timed(clock)
@@ -126,13 +128,20 @@ def _put(
         return
     wanted = {owner for owner in plan.subchunks.owners_of(top) if not plan.is_finished(owner)}
     each = [pieces_of(plan.subchunks, y, kind, wanted) for y, kind in zip(yielded, plan.kinds, strict=True)]
-    for pieces in zip(*each, strict=True):
-        owner = pieces[0].owner
-        if plan.subchunks.tops_of(owner) == [top]:
-            yield _write_box(plan, worker, owner, [[(piece.box, piece.values)] for piece in pieces])
-            continue
-        for output, piece in enumerate(pieces):
-            out.add(Owner(0, owner), top * len(pieces) + output, piece.box, _to_bytes(piece.values))
+    while pieces := [piece for of_output in each for piece in itertools.islice(of_output, 1)]:
+        yield from _put_pieces(plan, worker, pieces, out)
+        # Or they would stay while the next ones are made.
+        pieces.clear()
+
+
+def _put_pieces(plan: ApplyPlan, worker: Worker, pieces: Sequence[Piece], out: ParcelWriter) -> Iterator[WrittenUnit]:
+    """Write or send the pieces that all outputs have for the same voxels."""
+    owner, top = pieces[0].owner, pieces[0].top
+    if plan.subchunks.tops_of(owner) == [top]:
+        yield _write_box(plan, worker, owner, [[(piece.box, piece.values)] for piece in pieces])
+        return
+    for output, piece in enumerate(pieces):
+        out.add(Owner(0, owner), top * len(pieces) + output, piece.box, _to_bytes(piece.values))
 
 
 def _write_chunk(plan: ApplyPlan, top: int, yielded: Sequence[Yielded]) -> WrittenUnit:
@@ -230,9 +239,9 @@ def _pack(region: int) -> str:
     return f"region-{region}.pack"
 
 
-def _to_bytes(values: Voxels) -> bytes:
-    """Return CXYZ values as bytes, x fastest, then y, z and the channel."""
-    return values.transpose(0, 3, 2, 1).tobytes()
+def _to_bytes(values: Voxels) -> memoryview:
+    """Return CXYZ values as bytes, x fastest, then y, z and the channel; no copy, where they lie so already."""
+    return np.ascontiguousarray(values.transpose(0, 3, 2, 1)).data.cast("B")
 
 
 def _from_bytes(plan: ApplyPlan, top: int, box: Box, kind: VoxelKind, data: bytes) -> Voxels:
