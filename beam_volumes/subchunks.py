@@ -225,16 +225,29 @@ class SubchunkPlan:
 
     def tops_of(self, owner: int) -> list[int]:
         """Return the indexes of the chunks of the top level that have voxels for an output box, in order."""
-        box = self.owner_box(owner)
-        ranges = []
-        for axis in range(3):
-            first, chunk, blend = self.bounds.start[axis], self.top.chunk[axis], self.top.blend[axis]
-            step = chunk + self.gap[axis]
-            low = (box.start[axis] - first - chunk - blend) // step + 1
-            high = -((first - blend - box.stop[axis]) // step)
-            ranges.append(range(max(low, 0), min(high, self.shape[axis])))
+        x, y, z = (self._tops_along(axis, span) for axis, span in enumerate(zip(*self.owner_box(owner), strict=True)))
         nx, ny, _ = self.shape
-        return [x + nx * (y + ny * z) for z in ranges[2] for y in ranges[1] for x in ranges[0]]
+        return [i + nx * (j + ny * k) for k in z for j in y for i in x]
+
+    def count_owners(self) -> int:
+        """Return how many output boxes have voxels of chunks; the others lie in gaps, and are not written."""
+        if not any(self.gap):
+            return len(self.owners)
+        counts = []
+        for axis, (first, cell, count) in enumerate(
+            zip(self.owners.first, self.owners.cell, self.owners.shape, strict=True)
+        ):
+            spans = ((first + i * cell, first + (i + 1) * cell) for i in range(count))
+            counts.append(sum(bool(self._tops_along(axis, span)) for span in spans))
+        return math.prod(counts)
+
+    def _tops_along(self, axis: int, span: Span) -> range:
+        """Return the positions of the chunks of the top level that have voxels in a span, along one axis."""
+        first, chunk, blend = self.bounds.start[axis], self.top.chunk[axis], self.top.blend[axis]
+        step = chunk + self.gap[axis]
+        low = (span[0] - first - chunk - blend) // step + 1
+        high = -((first - blend - span[1]) // step)
+        return range(max(low, 0), min(high, self.shape[axis]))
 
 
 def grown(box: Box, pad: Vec) -> Box:

@@ -70,6 +70,11 @@ class ApplyPlan:
     @property
     def units(self) -> int:
         """What is finished one by one: output boxes; where nothing is reduced, chunks of the top level."""
+        return self.subchunks.count_owners() if self.is_reduced else len(self.subchunks)
+
+    @property
+    def _numbers(self) -> int:
+        """Up to which, not including it, units are numbered; some are missing where there are gaps."""
         return len(self.subchunks.owners) if self.is_reduced else len(self.subchunks)
 
     def tops(self, region: int) -> list[int]:
@@ -106,11 +111,11 @@ class ApplyPlan:
 
         """
         complete = self.claim.state == "complete"
-        return self.with_finished(range(self.units) if complete else (r.shard for r in receipts(self.claim)))
+        return self.with_finished(range(self._numbers) if complete else (r.shard for r in receipts(self.claim)))
 
     def with_finished(self, units: Iterable[int]) -> ApplyPlan:
         """Return the plan of a run that goes on where others are finished."""
-        bits = bytearray(-(-self.units // 8))
+        bits = bytearray(-(-self._numbers // 8))
         for unit in units:
             bits[unit // 8] |= 1 << (unit % 8)
         return replace(self, finished=bytes(bits) if any(bits) else b"")
@@ -127,7 +132,9 @@ class ApplyPlan:
             regions += 1
             tops += len(needed)
             chunks += sum(self.subchunks.count_bottom_chunks(top) for top in needed)
-        left = self.units - sum(byte.bit_count() for byte in self.finished)
+        done = sum(byte.bit_count() for byte in self.finished)
+        # Of a complete run all numbers are finished, also those that are no units.
+        left = max(self.units - done, 0)
         return {"regions": regions, "tops": tops, "chunks": chunks, "units": left}
 
     def _needed(self) -> Iterator[list[int]]:

@@ -77,6 +77,7 @@ def test_chunks_and_the_boxes_that_own_their_voxels_know_each_other(plan: Subchu
         for owner in owners:
             reached[owner].append(top)
     assert {owner: plan.tops_of(owner) for owner in reached} == reached
+    assert plan.count_owners() == sum(tops != [] for tops in reached.values())
     assert sum(plan.owner_box(owner).voxels for owner in reached) == plan.bounds.voxels
 
 

@@ -117,6 +117,31 @@ def test_5_gaps_stay_as_they_were_and_chunks_are_whole(levels: int, tmp_path: Pa
     assert report(tmp_path)["stages"]["chunks"]["done"] == 18
 
 
+def test_5_output_boxes_in_gaps_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Stored chunks of 2 x 4 x 3, of which some lie in gaps altogether."""
+    source = stored(tmp_path / "src", counting())
+    wanted = stored(tmp_path / "dst", np.full_like(source, 201), chunk=(2, 4, 3))
+    target = flow(
+        tmp_path,
+        Box.of_shape((40, 36, 9), BOX.start),
+        processing_chunk_sizes=[[26, 16, 9]],
+        processing_gap=[14, 4, 0],
+        max_reduction_chunk_size=[1, 1, 1],
+        dst=layer(tmp_path / "dst"),
+    )
+    result = applied(tmp_path, target)
+    for y in (0, 20):
+        part = (slice(None), slice(0, 26), slice(y, y + 16), slice(0, 9))
+        wanted[part] = source[part]
+    np.testing.assert_array_equal(result, wanted)
+    assert report(tmp_path)["stages"]["boxes"]["done"] == 13 * 8 * 3
+    capsys.readouterr()
+    assert run(tmp_path, target, "--plan") == 0
+    assert "output boxes left: 0 of 312" in " ".join(capsys.readouterr().out.split())
+    assert run(tmp_path, target) == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
 def test_6_a_layer_set_is_blended(tmp_path: Path) -> None:
     """Layers of other types and chunks; the second one is stored in larger chunks from another corner on."""
     source = stored(tmp_path / "src", uniform(2))
