@@ -92,7 +92,7 @@ def plan(config: Config, setting: Setting) -> Job:
         settle=partial(settle, applying),
         processes=processes,
         modules=("beam_volumes.applying.processing", "torch"),
-        warnings=planning.warnings(asked, local=setting.local),
+        warnings=planning.warnings(asked, cut, local=setting.local),
         beam_defaults=beam_defaults(asked.workers),
     )
 

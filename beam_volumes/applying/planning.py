@@ -25,6 +25,7 @@ from beam_volumes.errors import OptionError
 from beam_volumes.geometry import Vec, shape_text
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import join
+from beam_volumes.storage.urls import redacted
 from beam_volumes.subchunk_flow import checked_result
 from beam_volumes.subchunk_memory import PlannedMemory, plan_memory
 from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind
@@ -248,14 +249,30 @@ def places(flow: ApplyFlow, scratch: str | None) -> list[tuple[str, str | None]]
     return [*(("spec", place) for place in (*volumes, *models)), ("scratch", scratch)]
 
 
-def warnings(asked: Execution, *, local: bool) -> list[str]:
+def warnings(asked: Execution, plan: SubchunkPlan, *, local: bool) -> list[str]:
     """Return what the user should know of a spec before its run starts."""
-    found = [f"{name} is ignored: {why}" for name, why in {**asked.target.ignored, **asked.ignored}.items()]
+    found = _read_and_written(asked.target, plan)
+    found += [f"{name} is ignored: {why}" for name, why in {**asked.target.ignored, **asked.ignored}.items()]
     if local and not asked.local:
         found.append(
             "the spec asks for workers of Google Cloud, and this run is on this machine: give --runner=DataflowRunner "
             "--project=P --region=R --temp_location=gs://BUCKET/tmp for them"
         )
+    return found
+
+
+def _read_and_written(flow: ApplyFlow, plan: SubchunkPlan) -> list[str]:
+    """Return a warning for each layer that is read of a scale that is written."""
+    written = {(output.url, output.scale) for output in flow.outputs}
+    found = []
+    for read in inputs.planned_reads(flow.op_kwargs, function_index(flow, plan, _bottom(plan).box)):
+        scale = str(read.layer.backend.volume.scale(read.mip)["key"])
+        if (read.layer.name, scale) in written:
+            found.append(
+                f"op_kwargs.{read.path} reads scale {scale} of {redacted(read.layer.name)}, which the run writes: a "
+                "chunk may get what its neighbours have written already, and what it has itself where it is tried "
+                "again: write to another volume"
+            )
     return found
 
 
