@@ -299,28 +299,6 @@ def test_an_input_in_another_resolution(tmp_path: Path) -> None:
     np.testing.assert_array_equal(by_cloudvolume(tmp_path / "dst", COARSE), np.rint(means))
 
 
-@pytest.mark.parametrize("mode", ["img", "segmentation"])
-def test_an_output_in_another_resolution(mode: str, tmp_path: Path) -> None:
-    """Blended at 4 nm, and made coarser where whole output boxes are written."""
-    source = stored(tmp_path / "src", counting(shape=(40, 36, 10)) // 100, (-12, 4, -3))
-    dst: Spec = {"info_add_scales": [COARSE], "info_add_scales_mode": "replace"}
-    dst |= {"data_resolution": COARSE, "interpolation_mode": mode}
-    target = flow(
-        tmp_path,
-        Box((-12, 4, -3), (28, 40, 7)),
-        **TWO_LEVELS,
-        dst=like(tmp_path / "dst", tmp_path / "src", **dst),
-    )
-    assert run(tmp_path, target) == 0
-    blocks = source.reshape(1, 20, 2, 18, 2, 10).transpose(0, 1, 3, 5, 4, 2).reshape(1, 20, 18, 10, 4)
-    if mode == "img":
-        wanted = np.rint(blocks.mean(-1))
-    else:
-        votes = (blocks[..., None] == blocks[..., None, :]).sum(-1)
-        wanted = np.take_along_axis(blocks, votes.argmax(-1)[..., None], -1)[..., 0]
-    np.testing.assert_array_equal(by_cloudvolume(tmp_path / "dst", COARSE), wanted)
-
-
 def test_layers_in_sets_lists_and_dictionaries(tmp_path: Path) -> None:
     first, second = (stored(tmp_path / name, counting(seed=n)) for n, name in enumerate(("src", "b")))
     text = "lambda images, pair, more, factor: images[0] // 4 + images[1] // 4 + more['c']['d'] // factor + pair['e']"
@@ -338,39 +316,6 @@ def test_layers_in_sets_lists_and_dictionaries(tmp_path: Path) -> None:
     )
     wanted = first // 4 + second // 4 + first // 4 + second // 4
     np.testing.assert_array_equal(applied(tmp_path, target), wanted)
-
-
-def test_write_procs_take_results_uncropped_once_and_read_procs_of_the_destination_nothing(tmp_path: Path) -> None:
-    source = stored(tmp_path / "src", uniform())
-    procs: Spec = {
-        "write_procs": [code("lambda data: data + data.amax()"), code("lambda data: data * 2")],
-        "read_procs": [code("lambda data: data * 0")],
-    }
-    target = flow(tmp_path, **TWO_LEVELS, dst=like(tmp_path / "dst", tmp_path / "src", **procs))
-    wanted = expected(target, lambda v: (v + v.max()) * 2, source)
-    check_close(applied(tmp_path, target), wanted)
-
-
-def test_joint_write_procs_and_read_procs(tmp_path: Path) -> None:
-    """Inverted on reading, then doubled; inverted again on writing."""
-    source = stored(tmp_path / "src", counting())
-    invert = {"@type": "InvertProcessor"}
-    target = flow(
-        tmp_path,
-        **TWO_LEVELS,
-        op_kwargs={"src": layer(tmp_path / "src", read_procs=[invert, code("lambda data: data // 2")])},
-        dst=like(tmp_path / "dst", tmp_path / "src", write_procs=[code("lambda data: data + 1"), invert]),
-    )
-    halves = (257 - source.astype(int)) % 256 // 2
-    np.testing.assert_array_equal(applied(tmp_path, target), (257 - (halves + 1)) % 256)
-
-
-def test_a_destination_that_is_moved(tmp_path: Path) -> None:
-    """By (3, -2, 1) voxels: what would lie beyond the bounds is dropped."""
-    source = stored(tmp_path / "src", counting())
-    move = {"@type": "VolumetricIndexTranslator", "offset": [3, -2, 1], "resolution": list(RESOLUTION)}
-    target = flow(tmp_path, **TWO_LEVELS, dst=like(tmp_path / "dst", tmp_path / "src", index_procs=[move]))
-    np.testing.assert_array_equal(applied(tmp_path, target), window(source, (-10, 3, -2), BOX))
 
 
 def test_pieces_that_are_left_can_be_blended_by_users(tmp_path: Path) -> None:
