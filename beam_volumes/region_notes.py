@@ -58,7 +58,7 @@ def remove_note(volume: str, scale: str, note: Note) -> None:
     """Remove a note, if it is there."""
     folder = Folder(volume)
     folder.delete([_name(scale, note)])
-    folder.prune(_folder(scale))
+    folder.prune(RECORDS)
 
 
 def notes(volume: str, scale: str) -> Iterator[Note]:

@@ -365,12 +365,14 @@ def _differences(before: Json, now: Json) -> str:
 
 
 def _differing(path: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what differs, its path first: of dictionaries, and of lists of as many of them, part by part."""
+    """Yield what differs, its path first: of dictionaries, and of lists of as many, part by part."""
     if before == now:
         return
     parts: Iterable[tuple[Any, Any, Any]]
     if isinstance(before, dict) and isinstance(now, dict):
-        parts = [(key, before.get(key), now.get(key)) for key in sorted(before.keys() | now.keys())]
+        # Of specs of other types the arguments are other ones, too.
+        keys = ["@type"] if before.get("@type") != now.get("@type") else sorted(before.keys() | now.keys())
+        parts = [(key, before.get(key), now.get(key)) for key in keys]
     elif _are_alike(before, now):
         parts = [(at, *both) for at, both in enumerate(zip(before, now, strict=True))]
     else:

@@ -82,7 +82,9 @@ class DeferredLayers:
 
         """
         for name, info in self.infos.items():
-            write_json(Folder(join(self.folder, name)), "info", info)
+            folder = Folder(join(self.folder, name))
+            if folder.read_json("info") != info:
+                write_json(folder, "info", info)
 
     def write(self, top: int, box: Box, values: Voxels) -> Written:
         """Write what a chunk of the top level yields; zeros, too. The same values give the same bytes.

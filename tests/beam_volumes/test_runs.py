@@ -110,6 +110,8 @@ def test_what_differs_is_named_by_its_path(url: str) -> None:
         r'spec\.layers\.1\.path was "b", now "c"; finish it',
     ):
         inspect(url, {"spec": changed})
+    with pytest.raises(OptionError, match=r'holds another run: spec\.fn\.@type was null, now "a"; finish it'):
+        inspect(url, {"spec": {"fn": {"@type": "a", "b": 2}, "layers": layers}})
     with pytest.raises(OptionError, match=r"holds another run: spec\.fn\.text; finish it"):
         inspect(url, {"spec": {"fn": {**fn, "text": f"{text}2"}, "layers": layers}})
 
