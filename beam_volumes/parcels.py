@@ -50,7 +50,7 @@ PIECE = np.dtype(
 """`stream` and `number` are the piece's owner, `chunk`, `start` and `stop` (XYZ) the piece's own: see the module.
 `offset` and `length` are where its bytes stand."""
 
-_HELD_BYTES = 2**24
+HELD_BYTES = 2**24
 """Of the pieces of an element; then they go to the pack, sorted. With more an owner has several ranges in a pack."""
 
 _UNPACKED_BYTES = 2**20
@@ -147,7 +147,7 @@ class ParcelWriter:
     def add(self, owner: Owner, chunk: int, box: Box, data: bytes | memoryview) -> None:
         """Add a piece; `chunk` and `box` tell its owner which."""
         self._held.add(owner, chunk, box, data)
-        if len(self._held.data) > _HELD_BYTES:
+        if len(self._held.data) > HELD_BYTES:
             self._write_held(self.keep(), self._held.take_table())
 
     def keep(self) -> PackWriter:

@@ -12,6 +12,7 @@ import numpy as np
 
 from beam_volumes.blending import accumulation_type
 from beam_volumes.geometry import Vec
+from beam_volumes.parcels import HELD_BYTES
 from beam_volumes.subchunk_flow import is_shared, piece_boxes
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
 
@@ -41,7 +42,7 @@ class PlannedMemory:
         function: what it needs besides, as far as that has been said.
         outputs: what it returns for one batch, and what of one result is converted, or weighted.
         accumulators: by level, what one of its chunks is reduced into; 0 for the bottom, which is the function's.
-        pieces: what one chunk of the top level has for the boxes that own its voxels.
+        sending: what is held besides while a chunk of the top level, ready, is cut into pieces, and these are sent.
         chunk: the most at any time while a chunk of the top level is worked on.
         reduction: the most while an output box is reduced of its pieces, them included.
 
@@ -51,7 +52,7 @@ class PlannedMemory:
     function: int
     outputs: int
     accumulators: tuple[int, ...]
-    pieces: int
+    sending: int
     chunk: int
     reduction: int
 
@@ -68,6 +69,8 @@ def plan_memory(
     *,
     batch: int = 1,
     function_bytes: int = 0,
+    reading_bytes: int = 0,
+    writing_bytes: int = 0,
 ) -> PlannedMemory:
     """Return the bytes that one element holds.
 
@@ -76,7 +79,9 @@ def plan_memory(
         output: channels and type of the destination.
         inputs: all that is read for a bottom chunk.
         batch: bottom chunks that the function takes at once.
-        function_bytes: what the function needs besides what it takes and returns.
+        function_bytes: what the function needs for a batch besides what it takes and returns.
+        reading_bytes: what reading needs besides the inputs.
+        writing_bytes: what writing a box needs besides its voxels.
 
     """
     wanted, bottom = _wanted_shapes(plan), len(plan.levels) - 1
@@ -84,17 +89,18 @@ def plan_memory(
     taken, returned = batch * _input_bytes(plan, inputs), batch * _bytes(plan.bottom.whole, output)
     # The converted result of one chunk is weighted while those of its batch, but not their inputs, are still held.
     copied = _weighted_copy(plan, output, bottom, wanted[bottom]) if bottom else 0
-    at_bottom = max(taken + function_bytes + returned, returned + copied)
+    at_bottom = max(taken + max(reading_bytes, function_bytes + returned), returned + copied)
     most = sum(accumulators) + at_bottom
     for level in range(1, bottom):
         # A chunk of this level is ready, and weighted into the one above.
         most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level, wanted[level]))
     top = plan.typical_top
-    pieces = _piece_bytes(plan, output, top)
+    sending = _sending_bytes(plan, output, wanted[0], writing_bytes)
+    # The last of a batch has been let go of where it is reduced.
     held = accumulators[0] or returned
-    reduction = max(_reduction_bytes(plan, output, owner) for owner in plan.owners_of(top))
+    reduction = max(_reduction_bytes(plan, output, owner, writing_bytes) for owner in plan.owners_of(top))
     return PlannedMemory(
-        taken, function_bytes, returned + copied, accumulators, pieces, max(most, held + pieces), reduction
+        taken, function_bytes, returned + copied, accumulators, sending, max(most, held + sending), reduction
     )
 
 
@@ -137,23 +143,35 @@ def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int, wanted: V
     return _bytes(wanted, output, sums=True) if plan.levels[number].is_weighted and not is_own else 0
 
 
-def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int | None = None) -> int:
-    """Return the bytes of the pieces of a chunk of the top level: of all, or of those of one output box."""
-    chunk = plan.top_chunk(top)
-    total = 0
-    for each in plan.owners_of(top) if owner is None else [owner]:
-        for box in piece_boxes(plan, top, each):
-            sums = plan.top.is_weighted and is_shared(plan, chunk.box, box)
-            total += _bytes(box.shape, output, sums=sums)
-    return total
+def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int) -> list[int]:
+    """Return the bytes of each piece that a chunk of the top level has for an output box."""
+    chunk, boxes = plan.top_chunk(top).box, piece_boxes(plan, top, owner)
+    return [_bytes(box.shape, output, sums=plan.top.is_weighted and is_shared(plan, chunk, box)) for box in boxes]
 
 
-def _reduction_bytes(plan: SubchunkPlan, output: VoxelKind, owner: int) -> int:
+def _sending_bytes(plan: SubchunkPlan, output: VoxelKind, wanted: Vec, writing_bytes: int) -> int:
+    top = plan.typical_top
+    if plan.top.mode == "defer":
+        return _bytes(wanted, output) + writing_bytes
+    alone, sent = 0, list[int]()
+    for owner in plan.owners_of(top):
+        pieces = _piece_bytes(plan, output, top, owner)
+        if plan.tops_of(owner) == [top]:
+            alone = max(alone, *pieces)
+        else:
+            sent += pieces
+    written = alone + writing_bytes if alone else 0
+    # A piece, the same in order, and what is collected of others until it goes to the pack.
+    largest = max(sent, default=0)
+    return max(written, 2 * largest) + min(sum(sent), HELD_BYTES + largest)
+
+
+def _reduction_bytes(plan: SubchunkPlan, output: VoxelKind, owner: int, writing_bytes: int) -> int:
     tops = plan.tops_of(owner)
-    pieces = sum(_piece_bytes(plan, output, top, owner) for top in tops)
+    pieces = sum(sum(_piece_bytes(plan, output, top, owner)) for top in tops)
     if len(tops) <= 1 or any(plan.gap):
-        return pieces
+        return pieces + writing_bytes
     shape = plan.owner_box(owner).shape
     total = _bytes(shape, output, sums=plan.top.is_weighted)
     is_rounded = plan.top.is_weighted and np.dtype(output.data_type).kind != "f"
-    return pieces + total + (_bytes(shape, output) if is_rounded else 0)
+    return pieces + total + max(_bytes(shape, output) if is_rounded else 0, writing_bytes - pieces)

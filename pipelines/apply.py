@@ -68,8 +68,10 @@ def plan(config: Config, setting: Setting) -> Job:
     destination = planning.destination(flow, cut)
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
     trial = planning.try_function(flow, cut) if config.dry_fn and claim.state != "complete" else None
-    memory = planning.plan_worker_memory(flow, cut, trial, config.memory_target)
     processes = config.processes or asked.workers.processes or setting.workers or 1
+    # Where there is one process, it is this one.
+    runs_beam = not setting.local or processes == 1
+    memory = planning.plan_worker_memory(flow, cut, trial, config.memory_target, runs_beam=runs_beam)
     applying = ApplyPlan(
         claim=claim,
         spec=spec,

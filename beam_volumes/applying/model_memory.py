@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,22 +16,30 @@ from beam_volumes.errors import FunctionError
 if TYPE_CHECKING:
     from beam_volumes.applying.torch_model import TorchModel
 
-_TRIALS = 10
-"""The heap grows for as many forwards: what is freed is not always where the next tensor fits."""
+_TRIALS, _SECONDS = 10, 10.0
+"""The heap grows for as many forwards: what is freed is not always where the next tensor fits. With large tensors, of
+which few forwards are done in this time, it hardly does."""
+
+
+def use_large_pages() -> None:
+    """Let torch, from its first tensor in this process on, have pages of 2 MB for what is as large, if Linux has them.
+
+    Measured with three 3D convolutions of 16 channels: a forward takes 35 % less CPU for 1 x 128 x 144 x 18 voxels, and
+    40 % less for 1 x 192 x 192 x 28; the process holds 323 MB, not 390, and 441 MB, not 477. The environment may say 0.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def forward_bytes(model: TorchModel, call: Mapping[str, Any]) -> int:
-    """Return the bytes that a process has to have for forwards of one chunk, found in a new process.
+    """Return the bytes that a process has to have for the model and forwards of a whole batch, found in a new process.
 
-    On a CPU it is by how much the memory of a process that has loaded the model, and holds the chunk, has grown at most
-    during ten forwards by one thread, less the result. The model itself, chunk and result are not in it. What torch's
-    kernels reorder and keep is, and what the heap cannot use again, which for tensors below 32 MB is much, and not the
-    same from one process to the next. Measured with three 3D convolutions of 16 channels: for 1 x 96 x 96 x 20 voxels
-    125 to 141 MB, of which 35 MB are tensors that live at once; for 1 x 128 x 128 x 40, with tensors of 42 MB, 142 MB,
-    of which 123 MB are tensors. Elsewhere than on Linux it is less, by what loading needed besides.
+    On a CPU it is by how much the memory of a process that has torch, and holds the chunks, has grown at most while the
+    model was loaded, and during ten forwards by one thread, or as many as ten seconds are enough for, less the result.
+    Chunks and result are not in it. What torch's kernels reorder and keep is, and what the heap cannot use again, which
+    is not the same from one process to the next. Elsewhere than on Linux it is less, by what starting needed besides.
 
-    On a GPU it is the most that torch's tensors need there during the forwards, chunk and result among them; what torch
-    keeps besides for itself, and CUDA's own, is not in it.
+    On a GPU it is the most that torch's tensors need there, the model, chunks and results among them; what torch keeps
+    besides for itself, and CUDA's own, is not in it.
 
     Args:
         model: a `TorchModel`; only one that can be pickled, as those are.
@@ -58,11 +68,11 @@ def forward_bytes(model: TorchModel, call: Mapping[str, Any]) -> int:
 
 
 def _tried(model: TorchModel, call: dict[str, Any]) -> int:
-    model.load()
+    use_large_pages()
     if model.uses_gpu:
         return _tried_on_gpu(model, call)
     with contextlib.suppress(OSError):
-        # The peak of loading does not count.
+        # The peak of starting does not count.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _resident_bytes()
     returned = _run(model, call)
@@ -79,9 +89,14 @@ def _tried_on_gpu(model: TorchModel, call: dict[str, Any]) -> int:
     return int(torch.cuda.max_memory_allocated(device) - before)
 
 
-def _run(model: Callable[..., Any], call: dict[str, Any]) -> int:
-    """Call a model some times, and return the bytes of its result."""
-    return max(int(model(**call).nbytes) for _ in range(_TRIALS))
+def _run(model: TorchModel, call: dict[str, Any]) -> int:
+    """Call a model for a batch some times, and return the bytes of its results."""
+    returned, until = 0, time.monotonic() + _SECONDS
+    for trial in range(_TRIALS):
+        returned = max(returned, sum(result.nbytes for result in model.batched([call] * model.batch)))
+        if trial and time.monotonic() > until:
+            break
+    return returned
 
 
 def _resident_bytes() -> int:

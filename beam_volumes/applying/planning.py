@@ -6,16 +6,18 @@ import faulthandler
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from beam_volumes.applying import inputs
-from beam_volumes.applying.chunk_function import ChunkFunction, batch_of
+from beam_volumes.applying.chunk_function import ChunkFunction, batch_of, reads_ahead
 from beam_volumes.applying.deferred import DeferredLayers
 from beam_volumes.applying.execution import Execution
 from beam_volumes.applying.flow import ApplyFlow, function_index, input_index
+from beam_volumes.applying.model_memory import use_large_pages
 from beam_volumes.applying.operation import CallableOperation
+from beam_volumes.applying.outputs import Output
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.region import Region
 from beam_volumes.applying.specs import FlowSpec
@@ -29,7 +31,7 @@ from beam_volumes.storage.urls import redacted
 from beam_volumes.subchunk_flow import checked_result
 from beam_volumes.subchunk_memory import PlannedMemory, plan_memory
 from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind
-from beam_volumes.volume_estimate import PROCESS_BYTES, VCPU_HOUR_USD
+from beam_volumes.volume_estimate import VCPU_HOUR_USD
 
 _REGION_VOXELS = 2**24
 """That the function takes for one element, where a chunk of the top level is less: seconds of work, mostly."""
@@ -37,8 +39,14 @@ _REGION_VOXELS = 2**24
 _LEAST_REGIONS = 64
 """That keep the cores of one machine busy to the end."""
 
-_TORCH_BYTES = 300_000_000
-"""Of a process that has loaded torch, besides."""
+_PROCESS_BYTES = 250_000_000
+"""A worker process that has loaded torch, with the layers of a run, before it has any voxel."""
+
+_BEAM_BYTES = 120_000_000
+"""Of one that runs Beam, besides."""
+
+_ENCODING = 3
+"""While a chunk is stored, it is there so many times besides: in order, encoded, and compressed."""
 
 _SECONDS_TO_TRY_AGAIN = 5.0
 """Of CPU: what takes longer is called once."""
@@ -54,7 +62,7 @@ class Trial:
 
     Attributes:
         seconds: of CPU, for that chunk.
-        function_bytes: what the function needs for a chunk besides what it takes and returns, as far as that is known.
+        function_bytes: what the function needs for a batch besides what it takes and returns, as far as that is known.
 
     """
 
@@ -67,20 +75,20 @@ class MemoryPlan:
     """Bytes of one worker process.
 
     Attributes:
+        process: before it has any voxel.
         element: what one element of the run holds.
-        reading: what reading a layer holds besides.
         cache: of stored chunks that are kept.
 
     """
 
+    process: int
     element: PlannedMemory
-    reading: int
     cache: int
 
     @property
     def total(self) -> int:
         """All of it."""
-        return PROCESS_BYTES + _TORCH_BYTES + self.element.element + self.reading + self.cache
+        return self.process + self.element.element + self.cache
 
 
 def check_inputs(flow: ApplyFlow, plan: SubchunkPlan) -> None:
@@ -102,6 +110,8 @@ def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:
         FunctionError: it fails, or returns something else than the outputs take.
 
     """
+    # For this process, and those that it starts.
+    use_large_pages()
     function = ChunkFunction(flow, plan.bottom.crop, inputs.blanked(flow.op_kwargs))
     if not faulthandler.is_enabled():
         # Where a library crashes, the line that called it is printed.
@@ -130,25 +140,41 @@ def _measured(flow: ApplyFlow, plan: SubchunkPlan) -> int:
         # What it needs there is none of the worker's memory.
         return 0
     idx = function_index(flow, plan, _bottom(plan).box)
-    return operation.fn.batch * operation.fn.measure(inputs.blank_kwargs(flow.op_kwargs, idx))
+    return operation.fn.measure(inputs.blank_kwargs(flow.op_kwargs, idx))
 
 
-def plan_worker_memory(flow: ApplyFlow, plan: SubchunkPlan, trial: Trial | None, memory_target: int) -> MemoryPlan:
+def plan_worker_memory(
+    flow: ApplyFlow, plan: SubchunkPlan, trial: Trial | None, memory_target: int, *, runs_beam: bool
+) -> MemoryPlan:
     """Return the bytes that a worker process needs, with as much of `memory_target` as helps for stored chunks.
+
+    Args:
+        flow: what is run.
+        plan: how it is cut.
+        trial: what a try of the function has shown, if there was one.
+        memory_target: bytes.
+        runs_beam: whether the process that works is one that runs Beam, not a child of one.
 
     Raises:
         OptionError: it needs more.
 
     """
-    idx = function_index(flow, plan, _bottom(plan).box)
+    idx, operation = function_index(flow, plan, _bottom(plan).box), flow.operation(plan.bottom.crop)
+    taken = inputs.planned_inputs(flow.op_kwargs, idx, plan.bottom.whole)
+    function, reading = trial.function_bytes if trial else 0, inputs.reading_bytes(flow.op_kwargs, idx)
+    if reads_ahead(flow, operation):
+        # The next batch is read while the function has this one.
+        taken, function = [*taken, *taken], function + reading
     element = plan_memory(
         plan,
         _all_channels([output.kind for output in flow.outputs]),
-        inputs.planned_inputs(flow.op_kwargs, idx, plan.bottom.whole),
-        batch=batch_of(flow.operation(plan.bottom.crop)),
-        function_bytes=trial.function_bytes if trial else 0,
+        taken,
+        batch=batch_of(operation),
+        function_bytes=function,
+        reading_bytes=reading,
+        writing_bytes=max((_writing_bytes(output) for output in flow.outputs), default=0),
     )
-    least = MemoryPlan(element, inputs.reading_bytes(flow.op_kwargs, idx), 0)
+    least = MemoryPlan(_PROCESS_BYTES + (_BEAM_BYTES if runs_beam else 0), element, 0)
     if least.total > memory_target:
         raise OptionError(
             f"--memory_target: expected at least {least.total:,} bytes for one chunk of the top level, "
@@ -156,7 +182,14 @@ def plan_worker_memory(flow: ApplyFlow, plan: SubchunkPlan, trial: Trial | None,
             "--processes, or choose smaller processing_chunk_sizes or max_reduction_chunk_size"
         )
     cache = min(inputs.cache_bytes(flow.op_kwargs, input_index(flow, plan)), memory_target - least.total)
-    return MemoryPlan(element, least.reading, cache)
+    return replace(least, cache=cache)
+
+
+def _writing_bytes(output: Output) -> int:
+    """Return what writing a box needs besides its voxels: one stored chunk is encoded at a time."""
+    sides = zip(output.stored_cells.cell, output.stored_bounds.shape, strict=True)
+    voxels = math.prod(min(cell, bounds) for cell, bounds in sides)
+    return _ENCODING * voxels * output.kind.channels * np.dtype(output.kind.data_type).itemsize
 
 
 def _all_channels(kinds: Sequence[VoxelKind]) -> VoxelKind:

@@ -188,17 +188,22 @@ def reduce_box(plan: ApplyPlan, owner: int, parcels: Sequence[Parcel]) -> Writte
         pieces = len(reader.pieces)
         if (found := receipt_of(plan.claim, 0, owner)) is not None:
             return WrittenUnit(found, pieces)
-        outputs: list[list[Piece]] = [[] for _ in plan.kinds]
-        for number, found_pieces in reader.chunks():
-            top, output = divmod(number, len(plan.kinds))
-            for box, data in found_pieces:
-                values = _from_bytes(plan, top, box, plan.kinds[output], data)
-                outputs[output].append(Piece(owner, top, box, values))
+        outputs = _read_pieces(plan, owner, reader)
         parts = []
         for kind in plan.kinds:
             # Taken out of the list: pieces go when they are reduced.
             parts.append(reduce_pieces(plan.subchunks, owner, outputs.pop(0), kind))
         return _write_box(plan, worker_of(plan), owner, parts, pieces)
+
+
+def _read_pieces(plan: ApplyPlan, owner: int, reader: ParcelReader) -> list[list[Piece]]:
+    """Return all pieces of an output box, by output."""
+    outputs: list[list[Piece]] = [[] for _ in plan.kinds]
+    for number, found in reader.chunks():
+        top, output = divmod(number, len(plan.kinds))
+        for box, data in found:
+            outputs[output].append(Piece(owner, top, box, _from_bytes(plan, top, box, plan.kinds[output], data)))
+    return outputs
 
 
 def _take_up(plan: ApplyPlan, region: int, tops: Sequence[int]) -> Applied | None:

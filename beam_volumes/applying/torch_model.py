@@ -167,9 +167,9 @@ class TorchModel:
         return [results[at] for at in range(len(calls))]
 
     def measure(self, call: Mapping[str, Any]) -> int:
-        """Return the bytes that the model needs for each chunk of a batch; see `forward_bytes`.
+        """Return the bytes that the model needs for a batch; see `forward_bytes`.
 
-        On a CPU: beyond the model itself, the chunk and its result. On a GPU: of its memory, with both of these.
+        On a CPU: with the model itself, beyond chunks and results. On a GPU: of its memory, with all of these.
 
         Args:
             call: the arguments for a chunk; tensors of zeros do.
@@ -178,10 +178,7 @@ class TorchModel:
             SourceError, OptionError, FunctionError: as when it is called; also, it needs more memory than there is.
 
         """
-        needed = forward_bytes(self, call)
-        # Chunks of a batch are copied into one tensor, which on a GPU is of the CPU's memory.
-        copied = 0 if self.batch == 1 or self.uses_gpu else sum(v.nbytes for v in call.values() if _is_tensor(v))
-        return needed + copied
+        return forward_bytes(self, call)
 
     def _device(self) -> str:
         import torch

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from beam_volumes.applying.chunk_function import ChunkFunction
 from beam_volumes.applying.flow import input_index
 from beam_volumes.applying.inputs import single_layers, with_caches
+from beam_volumes.applying.model_memory import use_large_pages
 from beam_volumes.applying.outputs import Output, settle
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.specs import build_flow
@@ -20,6 +21,7 @@ class Worker:
     """A flow that is ready to process chunks."""
 
     def __init__(self, plan: ApplyPlan) -> None:
+        use_large_pages()
         self.flow = build_flow(plan.spec).target
         settle(self.flow.dst, plan.infos)
         self.outputs: tuple[Output, ...] = self.flow.outputs

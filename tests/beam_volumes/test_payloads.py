@@ -246,7 +246,7 @@ def test_pieces_come_by_chunk_and_place_however_they_travel(
     folder: Folder, inline_bytes: int, held_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One shard has 23 bytes, the other 37."""
-    monkeypatch.setattr(parcels_module, "_HELD_BYTES", held_bytes)
+    monkeypatch.setattr(parcels_module, "HELD_BYTES", held_bytes)
     with ParcelWriter(folder.url, "region-0.pack", inline_bytes) as out:
         fill(out)
         parcels = out.finish({"holes": []})
@@ -294,7 +294,7 @@ def test_of_remote_packs_an_owner_reads_its_own_pieces(
     folder: Folder, held_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With one request for each pack, or for each time that a pack was filled from memory."""
-    monkeypatch.setattr(parcels_module, "_HELD_BYTES", held_bytes)
+    monkeypatch.setattr(parcels_module, "HELD_BYTES", held_bytes)
     made, fills = defaultdict[Owner, list[Parcel]](list), 1 if held_bytes > 10**6 else 11
     expected = defaultdict[int, list[tuple[int, list[bytes]]]](list)
     for n, pieces in enumerate(shuffled_pieces(3, 20, 1000)):
@@ -399,7 +399,7 @@ def test_a_damaged_pack_is_not_taken_up(folder: Folder, caplog: pytest.LogCaptur
 
 
 def test_an_interrupted_region_leaves_no_pack(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parcels_module, "_HELD_BYTES", 30)
+    monkeypatch.setattr(parcels_module, "HELD_BYTES", 30)
 
     def interrupted() -> None:
         with ParcelWriter(folder.url, "region-0.pack", 0) as out:

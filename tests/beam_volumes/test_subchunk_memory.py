@@ -1,12 +1,14 @@
 import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from beam_volumes.geometry import Box, Vec
+from beam_volumes.parcels import Owner, ParcelWriter
 from beam_volumes.subchunk_flow import one_by_one, pieces_of, reduce_pieces
 from beam_volumes.subchunk_memory import Input, plan_memory
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
@@ -43,10 +45,11 @@ def test_the_figures_of_two_levels() -> None:
     read, padded, above = 46 * 46 * 12 * 2, 42 * 42 * 12 * 2 * 4, 132 * 132 * 24 * 2 * 4
     assert planned.outputs == read + padded
     assert planned.accumulators == (above, 0)
-    # The chunks overlap at all sides: between the overlaps pieces are final.
-    final = 108 * 108 * 16 * 2
-    assert planned.pieces == above - 4 * final + final
-    assert planned.chunk == above + planned.pieces
+    # What no other chunk reaches into is of one byte a voxel, and the largest piece; what is around it is to be summed.
+    final = (120 - 2 * 6) * (120 - 2 * 6) * (20 - 2 * 2) * 2
+    pieces = above - 4 * final + final
+    assert planned.sending == 2 * final + pieces
+    assert planned.chunk == above + planned.sending
     parts = 2 * 4 * ((120 + 2 * 6) * (120 + 2 * 6) * (20 + 2 * 2))
     assert planned.reduction == parts - 4 * final + final + 120 * 120 * 20 * 2 * (4 + 1)
     assert planned.element == max(planned.chunk, planned.reduction)
@@ -66,7 +69,7 @@ def test_the_figures_of_two_levels() -> None:
     ],
 )
 def test_what_is_planned_is_what_is_held(
-    kind: VoxelKind, mode: str, chunks: list[Vec], crops: Any, blends: Any
+    kind: VoxelKind, mode: str, chunks: list[Vec], crops: Any, blends: Any, tmp_path: Path
 ) -> None:
     plan = make_plan(Box.of_shape((360, 360, 60)), chunks, crops, blends, mode)
     planned = plan_memory(plan, kind, [Input(VoxelKind(1, "float32"))])
@@ -79,8 +82,16 @@ def test_what_is_planned_is_what_is_held(
 
     process = one_by_one(read, function)
     top = 13
-    held = peak(lambda: [*pieces_of(plan, process_chunk(plan, top, process, kind), kind)])
-    assert 0.9 < held / planned.chunk < 1.1
+
+    def send() -> None:
+        with ParcelWriter(f"file://{tmp_path}", "pack", 0) as out:
+            for piece in pieces_of(plan, process_chunk(plan, top, process, kind), kind):
+                data = np.ascontiguousarray(piece.values.transpose(0, 3, 2, 1))
+                out.add(Owner(0, piece.owner), 0, piece.box, data.data.cast("B"))
+                del piece, data
+            out.finish({})
+
+    assert 0.9 < peak(send) / planned.chunk < 1.1
     pieces = [
         piece
         for other in plan.tops_of(top)
@@ -108,4 +119,26 @@ def test_a_volume_of_one_chunk_needs_no_more_than_is_wanted() -> None:
     plan = make_plan(Box.of_shape((20, 20, 4)), [(20, 20, 4), (10, 10, 2)], (0, 0, 0), [(5, 5, 1), (2, 2, 1)])
     planned = plan_memory(plan, BYTES, [])
     assert planned.accumulators == (20 * 20 * 4 * 4, 0)
-    assert planned.pieces == planned.reduction == 20 * 20 * 4
+    assert planned.reduction == 20 * 20 * 4
+    # It is written at once.
+    assert planned.sending == 20 * 20 * 4
+    assert plan_memory(plan, BYTES, [], writing_bytes=1000).sending == 20 * 20 * 4 + 1000
+
+
+def test_reading_and_writing_need_more_where_they_are_most() -> None:
+    alone = plan_memory(two_levels(), BYTES, [Input(BYTES)])
+    more = plan_memory(two_levels(), BYTES, [Input(BYTES)], reading_bytes=10**8, writing_bytes=10**9)
+    assert more.chunk == alone.accumulators[0] + alone.inputs + 10**8
+    # Pieces have gone when what is made of them is written.
+    assert more.reduction == 120 * 120 * 20 * 4 + 10**9
+
+
+def test_chunks_that_are_left_are_rounded_whole() -> None:
+    plan = make_plan(
+        Box.of_shape((360, 360, 60)),
+        [(120, 120, 20), (34, 34, 8)],
+        (2, 2, 0),
+        [(6, 6, 2), (4, 4, 2)],
+        ["defer", "linear"],
+    )
+    assert plan_memory(plan, BYTES, [], writing_bytes=500).sending == 132 * 132 * 24 + 500
