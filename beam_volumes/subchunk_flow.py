@@ -304,7 +304,8 @@ def reduce_pieces(plan: SubchunkPlan, owner: int, pieces: Iterable[Piece], kind:
     if came != expected or any(piece.owner != owner for piece in ordered):
         raise ConservationError(
             f"output box {plan.owner_box(owner)}: expected {len(expected)} pieces of the chunks {plan.tops_of(owner)}, "
-            f"came {len(came)} of {sorted({top for top, _ in came})}: something was lost, or done twice"
+            f"came {len(came)} of {sorted({top for top, _ in came})}: something was lost, or done twice: give the same "
+            "command again, and what is missing is done anew"
         )
     if any(plan.gap) or len(ordered) == 1:
         return [(piece.box, piece.values) for piece in ordered]

@@ -115,7 +115,8 @@ def _put_notes_in_text(error: Exception) -> None:
     Beam raises a copy made from the arguments with the step's name behind the first; where that fails, a RuntimeError
     with the last line of the error's text.
     """
-    notes = "; ".join(getattr(error, "__notes__", []))
+    told = [note for note in getattr(error, "__notes__", []) if note.removeprefix("in ") not in str(error)]
+    notes = "; ".join(told)
     if not notes:
         return
     if error.args and isinstance(error.args[0], str):
