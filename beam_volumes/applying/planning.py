@@ -101,6 +101,25 @@ def check_inputs(flow: ApplyFlow, plan: SubchunkPlan) -> None:
     inputs.check_reads(flow.op_kwargs, function_index(flow, plan, _bottom(plan).box))
     for output in flow.outputs:
         output.check_box(plan.bounds)
+    if any(plan.gap):
+        _check_step(flow, plan)
+
+
+def _check_step(flow: ApplyFlow, plan: SubchunkPlan) -> None:
+    """Refuse gaps behind which chunks are not of whole voxels in some layer, where the first one is."""
+    x, y, z = (min(1, n - 1) for n in plan.shape)
+    # All others are as far from each other as this one is from the first.
+    second = x + plan.shape[0] * (y + plan.shape[1] * z)
+    try:
+        for top in (0, second):
+            inputs.check_reads(flow.op_kwargs, function_index(flow, plan, next(plan.bottom_chunks(top)).box))
+            for output in flow.outputs:
+                output.check_box(plan.top_chunk(top).box)
+    except OptionError as error:
+        raise OptionError(
+            f"processing_gap: expected chunks, with the gaps between them, of whole voxels in each layer, came gaps of "
+            f"{list(plan.gap)}: choose others, as {error}"
+        ) from error
 
 
 def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:

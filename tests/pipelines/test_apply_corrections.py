@@ -142,6 +142,28 @@ def test_5_output_boxes_in_gaps_are_not_waited_for(tmp_path: Path, capsys: pytes
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("coarse", ["op_kwargs.src", "dst"])
+def test_5_gaps_must_be_whole_voxels_of_each_layer(
+    coarse: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first chunk is of whole voxels of 8 nm, the second one is not."""
+    resolution = [8, 8, 40]
+    stored(tmp_path / "src", counting(), (0, 0, 0))
+    halves = {"info_add_scales": [resolution], "info_add_scales_mode": "replace"}
+    read = {"data_resolution": resolution, "interpolation_mode": "img"}
+    target = flow(tmp_path, Box.of_shape((14, 16, 10)), processing_chunk_sizes=[[4, 16, 10]], processing_gap=[1, 0, 0])
+    if coarse == "dst":
+        target["dst"] = like(tmp_path / "dst", tmp_path / "src", **halves, **read)
+    else:
+        target["op_kwargs"] = {"src": like(tmp_path / "coarse", tmp_path / "src", **halves, **read)}
+    message = (
+        "processing_gap: expected chunks, with the gaps between them, of whole voxels in each layer, came gaps of "
+        rf"\[1, 0, 0\]: choose others, as {coarse}.*: expected .*whole voxels"
+    )
+    check_refusal(run(tmp_path, target), message, capsys)
+    assert not (tmp_path / "dst").exists()
+
+
 def test_6_a_layer_set_is_blended(tmp_path: Path) -> None:
     """Layers of other types and chunks; the second one is stored in larger chunks from another corner on."""
     source = stored(tmp_path / "src", uniform(2))
