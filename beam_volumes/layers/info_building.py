@@ -16,6 +16,7 @@ from beam_volumes.geometry import BBox3D
 from beam_volumes.geometry.exact import exact, positives, quotient, three
 from beam_volumes.layers.info_request import InfoRequest
 from beam_volumes.precomputed.info import Json
+from beam_volumes.precomputed.sharding import SHARDING_TYPE
 
 LAYER_TYPES = ("image", "segmentation")
 
@@ -179,6 +180,9 @@ def _finish(info: Json, request: InfoRequest) -> None:
     for scale in info["scales"]:
         scale.setdefault("key", _key(scale))
         scale.setdefault("voxel_offset", [0, 0, 0])
+        if isinstance(scale.get("sharding"), Mapping):
+            # In a spec `@type` would name what is to be built.
+            scale["sharding"] = {"@type": SHARDING_TYPE, **scale["sharding"]}
         asked = (request.info_encoding_map or {}).get(_key(scale), request.info_encoding)
         if asked is None and not _fits(scale, info):
             scale["encoding"] = default_encoding(info["type"], data_type, channels)

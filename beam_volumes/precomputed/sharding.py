@@ -23,7 +23,7 @@ from beam_volumes.precomputed.murmur import murmurhash3_of
 _SHARD_INDEX_ROW_BYTES = 16
 _MINISHARD_INDEX_ROW_BYTES = 24
 
-_TYPE = "neuroglancer_uint64_sharded_v1"
+SHARDING_TYPE = "neuroglancer_uint64_sharded_v1"
 _MURMUR = "murmurhash3_x86_128"
 _TOLD = ("@type", "hash", "preshift_bits", "minishard_bits", "shard_bits")
 _ENCODED = ("minishard_index_encoding", "data_encoding")
@@ -68,7 +68,7 @@ class ShardingSpec:
             return None
         bits = [entry[name] for name in ("preshift_bits", "minishard_bits", "shard_bits")]
         encodings = [entry.get(name, "raw") for name in _ENCODED]
-        known = (entry["@type"], entry["hash"]) == (_TYPE, "identity") and set(encodings) <= {"raw", "gzip"}
+        known = (entry["@type"], entry["hash"]) == (SHARDING_TYPE, "identity") and set(encodings) <= {"raw", "gzip"}
         if not known or not all(type(n) is int and 0 <= n <= 64 for n in bits) or sum(bits[1:]) > 64:
             return None
         return cls(*bits, *encodings) if bits[1] <= _MOST_MINISHARD_BITS else None
@@ -76,7 +76,7 @@ class ShardingSpec:
     def to_info(self) -> dict[str, Any]:
         """Return the `sharding` entry of a scale, or of a mesh."""
         return {
-            "@type": _TYPE,
+            "@type": SHARDING_TYPE,
             "hash": self.hash,
             "preshift_bits": self.preshift_bits,
             "minishard_bits": self.minishard_bits,

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from beam_volumes.geometry import Box
-from beam_volumes.layers import build_ts_layer
-from tests.beam_volumes.layers.layer_volumes import RESOLUTION, by_cloudvolume, by_tensorstore, new_arguments, window
+from tests.beam_volumes.layers.layer_volumes import RESOLUTION, by_cloudvolume, by_tensorstore, window
 from tests.pipelines.apply_runs import (
     BOX,
-    CHUNK,
     TWO_LEVELS,
     Spec,
     applied,
@@ -30,7 +28,6 @@ from tests.pipelines.apply_runs import (
 
 COARSE = (8, 8, 40)
 SHARDING = {
-    "@type": "neuroglancer_uint64_sharded_v1",
     "hash": "identity",
     "preshift_bits": 1,
     "minishard_bits": 2,
@@ -103,10 +100,14 @@ def test_a_destination_that_is_moved(tmp_path: Path) -> None:
 def test_a_sharded_destination_is_blended(tmp_path: Path) -> None:
     """Output boxes are whole shards, each of which is written once."""
     source = stored(tmp_path / "src", uniform())
-    sharding = {"info_extra_scale_data": {"sharding": SHARDING}}
-    reference = new_arguments(tmp_path / "sharded", BOX, "float32", CHUNK, **sharding)
-    build_ts_layer(**reference).backend.write_info()
-    dst = {**like(tmp_path / "dst", tmp_path / "sharded"), "@type": "build_ts_layer"}
+    sharded = {"info_scales": [RESOLUTION], "info_extra_scale_data": {"sharding": SHARDING}}
+    dst = {
+        "@type": "build_ts_layer",
+        "path": str(tmp_path / "dst"),
+        "info_reference_path": str(tmp_path / "src"),
+        "info_inherit_all_params": True,
+        **sharded,
+    }
     target = flow(
         tmp_path,
         **TWO_LEVELS,
