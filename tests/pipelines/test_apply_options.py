@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from beam_volumes.builder import REGISTRY
-from beam_volumes.geometry import Box
+from beam_volumes.geometry import BBox3D, Box
 from tests.beam_volumes.applying.test_deferred import blended_by_a_user
 from tests.beam_volumes.layers.layer_volumes import RESOLUTION, by_cloudvolume, window
 from tests.pipelines.apply_runs import (
@@ -332,3 +332,45 @@ def test_pieces_that_are_left_can_be_blended_by_users(tmp_path: Path) -> None:
     found = blended_by_a_user(tmp_path / "scratch", BOX, (20, 18, 5), (4, 3, 1), "quadratic")
     check_close(found, wanted)
     assert not list((tmp_path / "dst").glob("4_4_40/*.gz"))
+
+
+@pytest.mark.parametrize("build", ["build_cv_layer", "build_ts_layer"])
+def test_functions_may_change_what_they_get(build: str, tmp_path: Path) -> None:
+    """Stored chunks are as large as those of the top level, and kept for the chunks that read them again."""
+    source = stored(tmp_path / "src", counting(), chunk=(20, 18, 5), cv_kwargs={"compress": False})
+    src = {**layer(tmp_path / "src"), "@type": build}
+    target = flow(
+        tmp_path,
+        processing_chunk_sizes=[[20, 18, 5], [10, 9, 5]],
+        processing_crop_pads=[[10, 9, 5], [10, 9, 5]],
+        processing_blend_pads=[[10, 9, 0], [5, 4, 0]],
+        fn=code("lambda src, again: src.add_(again.sub_(again)).add_(1)"),
+        op_kwargs={"src": src, "again": src},
+    )
+    np.testing.assert_array_equal(applied(tmp_path, target), source + 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "lambda src: src > 100",
+        "lambda src: (src > 100).int()",
+        "lambda src: np.asfortranarray(src.numpy() > 100)",
+        "lambda src: (src.permute(3, 2, 1, 0) > 100).byte().permute(3, 2, 1, 0)",
+    ],
+)
+def test_results_of_other_types_and_strides(text: str, tmp_path: Path) -> None:
+    source = stored(tmp_path / "src", counting())
+    target = flow(tmp_path, fn=code(text), processing_blend_pads=[[3, 2, 1]])
+    np.testing.assert_array_equal(applied(tmp_path, target), source > 100)
+
+
+def test_resolutions_that_are_no_integers(tmp_path: Path) -> None:
+    resolution = (7.2, 7.2, 40.5)
+    there: Spec = {"info_scales": [resolution], "info_bbox": BBox3D.from_coords(BOX.start, BOX.stop, resolution)}
+    source = stored(tmp_path / "src", counting(), **there, default_desired_resolution=resolution)
+    target = flow(tmp_path, bbox=bbox(BOX, resolution), dst_resolution=resolution, **TWO_LEVELS)
+    assert run(tmp_path, target) == 0
+    [scale] = (path for path in (tmp_path / "dst").iterdir() if path.name.startswith("7.2"))
+    assert scale.name == "7.2_7.2_40.5"
+    np.testing.assert_array_equal(by_cloudvolume(tmp_path / "dst", resolution), source)

@@ -1,5 +1,6 @@
 """Volumes for tests of layers, and numpy's view of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def stored_layer(path: Path | str, voxels: Voxels, offset: Vec = (0, 0, 0), **ot
     return layer
 
 
-def by_cloudvolume(path: Path | str, resolution: Vec = RESOLUTION, *, fill_missing: bool = False) -> Voxels:
+def by_cloudvolume(path: Path | str, resolution: Sequence[float] = RESOLUTION, *, fill_missing: bool = False) -> Voxels:
     """Return all of a volume, CXYZ, as CloudVolume reads it."""
     volume = CloudVolume(f"file://{path}", mip=list(resolution), fill_missing=fill_missing, progress=False)
     return np.moveaxis(np.asarray(volume[volume.bounds]), 3, 0)
