@@ -15,7 +15,6 @@ def beam_defaults(workers: Workers) -> dict[str, Any]:
     found = {
         "max_num_workers": workers.max_num_workers,
         "sdk_container_image": workers.image,
-        "region": workers.region,
         "labels": [f"{key}={value}" for key, value in workers.labels.items()] or None,
     }
     return {name: value for name, value in found.items() if value is not None}

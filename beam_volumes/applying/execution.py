@@ -53,6 +53,7 @@ _WHY_IGNORED = {
     "task_queue": _QUEUE,
     "worker_cluster_name": _CLUSTER,
     "worker_cluster_project": "Dataflow must be told --project before a spec is read",
+    "worker_cluster_region": "Dataflow must be told --region before a spec is read",
     "worker_lease_sec": _QUEUE,
     "write_progress_summary": _SHOWN,
 }
@@ -139,7 +140,6 @@ class RemoteRequest:
         debug: one process, in a local run; nothing else has it.
         local_test: run on this machine.
         num_procs: processes of a local run.
-        worker_cluster_region: region of Google Cloud.
         worker_groups: by name, arguments like these of several kinds of workers.
         worker_image: of the container that runs on workers.
         worker_labels: of the job.
@@ -152,7 +152,6 @@ class RemoteRequest:
     debug: bool = False
     local_test: bool = False
     num_procs: int | None = None
-    worker_cluster_region: str | None = None
     worker_groups: Mapping[str, Mapping[str, Any]] | None = None
     worker_image: str | None = None
     worker_labels: Mapping[str, str] | None = None
@@ -170,6 +169,7 @@ class RemoteRequest:
     suppress_worker_logs: bool | None = None
     worker_cluster_name: str | None = None
     worker_cluster_project: str | None = None
+    worker_cluster_region: str | None = None
     worker_lease_sec: float | None = None
 
 
@@ -226,7 +226,6 @@ def execute_on_gcp_with_sqs(target: Any, **arguments: Any) -> Execution:
     workers = replace(
         together(kinds),
         image=text(remote.worker_image, "worker_image"),
-        region=text(remote.worker_cluster_region, "worker_cluster_region"),
         processes=1 if remote.debug else count(remote.num_procs, "num_procs"),
     )
     return Execution(target, remote.local_test, workers, without)

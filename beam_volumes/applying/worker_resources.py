@@ -34,7 +34,6 @@ class Workers:
         gpus: of each machine.
         gpu_type: as Compute Engine names it: `nvidia-tesla-t4`.
         image: of the container that runs on them.
-        region: of Google Cloud.
         labels: of the job.
         processes: of a local run.
 
@@ -46,7 +45,6 @@ class Workers:
     gpus: int | None = None
     gpu_type: str | None = None
     image: str | None = None
-    region: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     processes: int | None = None
 

@@ -63,7 +63,7 @@ def target(url: str, **changes: Any) -> Spec:
 
 def write_spec(file: Path, flow: Any, **arguments: Any) -> Path:
     """Write the spec that runs a flow; return its file."""
-    file.write_text(json.dumps({"@type": "mazepa.execute", "target": flow, **arguments}))
+    file.write_text(json.dumps({"@type": "mazepa.execute", **arguments, "target": flow}))
     return file
 
 
