@@ -2,10 +2,10 @@
 
     python -m benchmarks.apply [--size=2048,2048] [--slices=64] [--model_slices=4] [--rounds=3] [--processes=2]
 
-The volume is an image of uint8 in files of 1024 x 1024 x 1. Two functions are applied with one spec (`SPEC`):
+The volume is an image of uint8 in files of 1024 x 1024 x 1. Two functions are applied with the same chunks (`CHUNKS`):
 
-- the identity, beside a loop in plain numpy over the same chunks, which has source and sums of the whole volume in
-  memory, and one process. The result must be the source, voxel for voxel;
+- the identity, beside a loop in plain numpy over the same chunks, slice by slice, in one process. It reads no slices
+  around its own: the identity needs none. Both results must be the source, voxel for voxel;
 - a 3D convolution of three layers with 16 channels (TorchScript), beside that function alone: called as often, for
   chunks of the same shape, in as many processes, with no reading, blending or writing. What is above 1 in the ratio of
   wall seconds is the overhead.
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _compare_identity(folder: Path, bounds: Box, options: argparse.Namespace) -> None:
     source = _make_source(folder / "identity", bounds)
     identity = {"@type": "lambda", "lambda_str": "lambda src: src"}
-    ours = _ours("apply", folder / "identity", bounds, identity, options)
+    ours = _ours(folder / "identity", bounds, identity, options)
     loop = [sys.executable, "-m", "benchmarks.apply_alone", "identity", f"--source={source}", f"--dst={folder}/plain"]
     contenders = [ours, Contender("plain numpy, 1 process", loop, lambda: _remove(folder / "plain"))]
     runs = compare(f"identity, {bounds.voxels / 1e6:.0f} megavoxels", contenders, options.rounds)
@@ -92,9 +92,8 @@ def _compare_model(folder: Path, bounds: Box, options: argparse.Namespace) -> No
     torch.manual_seed(0)
     model = folder / "model.pt"
     torch.jit.save(torch.jit.script(Convolution().eval()), str(model))
-    ours = _ours(
-        "apply", folder / "model", bounds, {"@type": "torch_model", "path": str(model), "device": "cpu"}, options
-    )
+    fn = {"@type": "torch_model", "path": str(model), "device": "cpu"}
+    ours = _ours(folder / "model", bounds, fn, options)
     plan = plan_subchunks(SubchunkRequest(**CHUNKS), bounds)
     shape = ",".join(str(n) for n in plan.bottom.whole)
     alone = [sys.executable, "-m", "benchmarks.apply_alone", "model", f"--model={model}", f"--shape={shape}"]
@@ -125,7 +124,7 @@ def _make_source(folder: Path, bounds: Box) -> Path:
     return folder / "src"
 
 
-def _ours(name: str, folder: Path, bounds: Box, fn: dict[str, Any], options: argparse.Namespace) -> Contender:
+def _ours(folder: Path, bounds: Box, fn: dict[str, Any], options: argparse.Namespace) -> Contender:
     spec = folder / "spec.json"
     dst = {
         "@type": "build_cv_layer",
@@ -148,7 +147,7 @@ def _ours(name: str, folder: Path, bounds: Box, fn: dict[str, Any], options: arg
     }
     spec.write_text(json.dumps({"@type": "mazepa.execute", "target": target}))
     command = [sys.executable, "-m", "pipelines.apply", f"--spec={spec}", f"--processes={options.processes}"]
-    return Contender(name, command, lambda: _remove(folder / "dst"))
+    return Contender("apply", command, lambda: _remove(folder / "dst"))
 
 
 def _remove(folder: Path) -> None:

@@ -67,11 +67,8 @@ def _blended(plane: npt.NDArray[Any], around: int) -> Sums:
     total = np.zeros((width, height), np.float32)
     for x, y in itertools.product(range(0, width, _CHUNK[0]), range(0, height, _CHUNK[0])):
         chunk = _chunk(plane, x + around, y + around)
-        weights = (
-            _weights(_CHUNK[0], (x == 0, x + _CHUNK[0] >= width)),
-            _weights(_CHUNK[0], (y == 0, y + _CHUNK[0] >= height)),
-        )
-        chunk *= weights[0][:, np.newaxis] * weights[1]
+        across = _weights(_CHUNK[0], (x == 0, x + _CHUNK[0] >= width))
+        chunk *= across[:, np.newaxis] * _weights(_CHUNK[0], (y == 0, y + _CHUNK[0] >= height))
         left, top = max(x - _BLEND, 0), max(y - _BLEND, 0)
         right, bottom = min(x + _CHUNK[0] + _BLEND, width), min(y + _CHUNK[0] + _BLEND, height)
         inside = chunk[left - x + _BLEND : right - x + _BLEND, top - y + _BLEND : bottom - y + _BLEND]
@@ -80,7 +77,7 @@ def _blended(plane: npt.NDArray[Any], around: int) -> Sums:
 
 
 def _chunk(plane: npt.NDArray[Any], x: int, y: int) -> Sums:
-    """Return a chunk of the top level with its blend, made of chunks of the lower level; the function is the identity."""
+    """Return a chunk of the top level with its blend, made of chunks of the lower level."""
     side, pad = _CHUNK[0] + 2 * (_BLEND + _CROP[0]), _BLEND + _CROP[0]
     total = np.zeros((side + 2 * _BLEND, side + 2 * _BLEND), np.float32)
     for i, j in itertools.product(_starts(side), _starts(side)):
