@@ -16,6 +16,9 @@ from beam_volumes.parcels import HELD_BYTES
 from beam_volumes.subchunk_flow import is_shared, piece_boxes
 from beam_volumes.subchunks import SubchunkPlan, VoxelKind
 
+Kinds = Sequence[VoxelKind]
+"""Channels and type of each output."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -64,7 +67,7 @@ class PlannedMemory:
 
 def plan_memory(
     plan: SubchunkPlan,
-    output: VoxelKind,
+    outputs: Kinds,
     inputs: Sequence[Input],
     *,
     batch: int = 1,
@@ -76,7 +79,7 @@ def plan_memory(
 
     Args:
         plan: how the run is cut.
-        output: channels and type of the destination.
+        outputs: channels and type of each output.
         inputs: all that is read for a bottom chunk.
         batch: bottom chunks that the function takes at once.
         function_bytes: what the function needs for a batch besides what it takes and returns.
@@ -85,35 +88,35 @@ def plan_memory(
 
     """
     wanted, bottom = _wanted_shapes(plan), len(plan.levels) - 1
-    accumulators = (*(_bytes(shape, output, sums=plan.sums(i)) for i, shape in enumerate(wanted[:-1])), 0)
-    taken, returned = batch * _input_bytes(plan, inputs), batch * _bytes(plan.bottom.whole, output)
+    accumulators = (*(_bytes(shape, outputs, sums=plan.sums(i)) for i, shape in enumerate(wanted[:-1])), 0)
+    taken, returned = batch * _input_bytes(plan, inputs), batch * _bytes(plan.bottom.whole, outputs)
     # The converted result of one chunk is weighted while those of its batch, but not their inputs, are still held.
-    copied = _weighted_copy(plan, output, bottom, wanted[bottom]) if bottom else 0
+    copied = _weighted_copy(plan, outputs, bottom, wanted[bottom]) if bottom else 0
     at_bottom = max(taken + max(reading_bytes, function_bytes + returned), returned + copied)
     most = sum(accumulators) + at_bottom
     for level in range(1, bottom):
         # A chunk of this level is ready, and weighted into the one above.
-        most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, output, level, wanted[level]))
+        most = max(most, sum(accumulators[: level + 1]) + _weighted_copy(plan, outputs, level, wanted[level]))
     top = plan.typical_top
-    sending = _sending_bytes(plan, output, wanted[0], writing_bytes)
+    sending = _sending_bytes(plan, outputs, wanted[0], writing_bytes)
     # The last of a batch has been let go of where it is reduced.
     held = accumulators[0] or returned
-    reduction = max(_reduction_bytes(plan, output, owner, writing_bytes) for owner in plan.owners_of(top))
+    reduction = max(_reduction_bytes(plan, outputs, owner, writing_bytes) for owner in plan.owners_of(top))
     return PlannedMemory(
         taken, function_bytes, returned + copied, accumulators, sending, max(most, held + sending), reduction
     )
 
 
-def _bytes(shape: Vec, kind: VoxelKind, *, sums: bool = False) -> int:
-    data_type = accumulation_type(kind.data_type) if sums else np.dtype(kind.data_type)
-    return math.prod(shape) * kind.channels * data_type.itemsize
+def _bytes(shape: Vec, kinds: Kinds, *, sums: bool = False) -> int:
+    types = [accumulation_type(kind.data_type) if sums else np.dtype(kind.data_type) for kind in kinds]
+    return math.prod(shape) * sum(kind.channels * t.itemsize for kind, t in zip(kinds, types, strict=True))
 
 
 def _input_bytes(plan: SubchunkPlan, inputs: Sequence[Input]) -> int:
     total = 0
     for each in inputs:
         shape = [math.ceil((n + 2 * p) * s) for n, p, s in zip(plan.bottom.whole, each.pad, each.scale, strict=True)]
-        total += _bytes((shape[0], shape[1], shape[2]), each.kind)
+        total += _bytes((shape[0], shape[1], shape[2]), [each.kind])
     return total
 
 
@@ -137,25 +140,25 @@ def _wanted_shapes(plan: SubchunkPlan) -> list[Vec]:
     return list(zip(*shapes, strict=True))
 
 
-def _weighted_copy(plan: SubchunkPlan, output: VoxelKind, number: int, wanted: Vec) -> int:
+def _weighted_copy(plan: SubchunkPlan, outputs: Kinds, number: int, wanted: Vec) -> int:
     """Return the bytes of the copy of what a chunk yields that is weighted; 0 where it is weighted in place."""
     is_own = number < len(plan.levels) - 1 and plan.sums(number)
-    return _bytes(wanted, output, sums=True) if plan.levels[number].is_weighted and not is_own else 0
+    return _bytes(wanted, outputs, sums=True) if plan.levels[number].is_weighted and not is_own else 0
 
 
-def _piece_bytes(plan: SubchunkPlan, output: VoxelKind, top: int, owner: int) -> list[int]:
+def _piece_bytes(plan: SubchunkPlan, outputs: Kinds, top: int, owner: int) -> list[int]:
     """Return the bytes of each piece that a chunk of the top level has for an output box."""
     chunk, boxes = plan.top_chunk(top).box, piece_boxes(plan, top, owner)
-    return [_bytes(box.shape, output, sums=plan.top.is_weighted and is_shared(plan, chunk, box)) for box in boxes]
+    return [_bytes(box.shape, outputs, sums=plan.top.is_weighted and is_shared(plan, chunk, box)) for box in boxes]
 
 
-def _sending_bytes(plan: SubchunkPlan, output: VoxelKind, wanted: Vec, writing_bytes: int) -> int:
+def _sending_bytes(plan: SubchunkPlan, outputs: Kinds, wanted: Vec, writing_bytes: int) -> int:
     top = plan.typical_top
     if plan.top.mode == "defer":
-        return _bytes(wanted, output) + writing_bytes
+        return _bytes(wanted, outputs) + writing_bytes
     alone, sent = 0, list[int]()
     for owner in plan.owners_of(top):
-        pieces = _piece_bytes(plan, output, top, owner)
+        pieces = _piece_bytes(plan, outputs, top, owner)
         if plan.tops_of(owner) == [top]:
             alone = max(alone, *pieces)
         else:
@@ -166,12 +169,12 @@ def _sending_bytes(plan: SubchunkPlan, output: VoxelKind, wanted: Vec, writing_b
     return max(written, 2 * largest) + min(sum(sent), HELD_BYTES + largest)
 
 
-def _reduction_bytes(plan: SubchunkPlan, output: VoxelKind, owner: int, writing_bytes: int) -> int:
+def _reduction_bytes(plan: SubchunkPlan, outputs: Kinds, owner: int, writing_bytes: int) -> int:
     tops = plan.tops_of(owner)
-    pieces = sum(sum(_piece_bytes(plan, output, top, owner)) for top in tops)
+    pieces = sum(sum(_piece_bytes(plan, outputs, top, owner)) for top in tops)
     if len(tops) <= 1 or any(plan.gap):
         return pieces + writing_bytes
     shape = plan.owner_box(owner).shape
-    total = _bytes(shape, output, sums=plan.top.is_weighted)
-    is_rounded = plan.top.is_weighted and np.dtype(output.data_type).kind != "f"
-    return pieces + total + max(_bytes(shape, output) if is_rounded else 0, writing_bytes - pieces)
+    total = _bytes(shape, outputs, sums=plan.top.is_weighted)
+    rounded = [kind for kind in outputs if plan.top.is_weighted and np.dtype(kind.data_type).kind != "f"]
+    return pieces + total + max(_bytes(shape, rounded), writing_bytes - pieces)

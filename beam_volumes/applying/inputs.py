@@ -29,7 +29,7 @@ from beam_volumes.layers import (
 )
 from beam_volumes.layers.chunk_cache import ChunkCache
 from beam_volumes.layers.chunked_backend import ChunkedBackend
-from beam_volumes.layers.interpolation import held_bytes, scale_between
+from beam_volumes.layers.interpolation import held_bytes, is_downsampled, scale_between
 from beam_volumes.layers.tensorstore_backend import TensorstoreBackend
 from beam_volumes.precomputed.info import Json
 from beam_volumes.storage.urls import redacted
@@ -151,6 +151,17 @@ def reading_bytes(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> int:
     That is what is read before it is converted or interpolated. Layers are read one after another.
     """
     return max((_held_while_read(read) for read in planned_reads(op_kwargs, idx)), default=0)
+
+
+def are_downsampled(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> bool:
+    """Whether what is read of a layer for an index is averaged, or counted, for which libraries are loaded."""
+    for read in planned_reads(op_kwargs, idx):
+        before, after = read.stored, read.taken
+        scale = scale_between(before.resolution, after.resolution)
+        modes = [p.interpolation_mode for p in read.layer.read_procs if isinstance(p, DataResolutionInterpolator)]
+        if any(is_downsampled(before.box.shape, after.box.shape, scale, mode) for mode in modes):
+            return True
+    return False
 
 
 def versions(op_kwargs: Mapping[str, Any], idx: VolumetricIndex) -> list[Json]:

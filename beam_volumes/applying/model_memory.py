@@ -16,7 +16,7 @@ from beam_volumes.errors import FunctionError
 if TYPE_CHECKING:
     from beam_volumes.applying.torch_model import TorchModel
 
-_TRIALS, _SECONDS = 10, 10.0
+_TRIALS, _SECONDS = 10, 5.0
 """The heap grows for as many forwards: what is freed is not always where the next tensor fits. With large tensors, of
 which few forwards are done in this time, it hardly does."""
 
@@ -34,7 +34,7 @@ def forward_bytes(model: TorchModel, call: Mapping[str, Any]) -> int:
     """Return the bytes that a process has to have for the model and forwards of a whole batch, found in a new process.
 
     On a CPU it is by how much the memory of a process that has torch, and holds the chunks, has grown at most while the
-    model was loaded, and during ten forwards by one thread, or as many as ten seconds are enough for, less the result.
+    model was loaded, and during ten forwards by one thread, or as many as five seconds are enough for, less the result.
     Chunks and result are not in it. What torch's kernels reorder and keep is, and what the heap cannot use again, which
     is not the same from one process to the next. Elsewhere than on Linux it is less, by what starting needed besides.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +29,7 @@ from beam_volumes.storage import join
 from beam_volumes.storage.urls import redacted
 from beam_volumes.subchunk_flow import checked_result
 from beam_volumes.subchunk_memory import PlannedMemory, plan_memory
-from beam_volumes.subchunks import BottomChunk, SubchunkPlan, VoxelKind
+from beam_volumes.subchunks import BottomChunk, SubchunkPlan
 from beam_volumes.volume_estimate import VCPU_HOUR_USD
 
 _REGION_VOXELS = 2**24
@@ -44,6 +43,9 @@ _PROCESS_BYTES = 250_000_000
 
 _BEAM_BYTES = 120_000_000
 """Of one that runs Beam, besides."""
+
+_DOWNSAMPLING_BYTES = 115_000_000
+"""Of one that averages what it reads: Numba, and what it needs."""
 
 _ENCODING = 3
 """While a chunk is stored, it is there so many times besides: in order, encoded, and compressed."""
@@ -186,14 +188,16 @@ def plan_worker_memory(
         taken, function = [*taken, *taken], function + reading
     element = plan_memory(
         plan,
-        _all_channels([output.kind for output in flow.outputs]),
+        [output.kind for output in flow.outputs],
         taken,
         batch=batch_of(operation),
         function_bytes=function,
         reading_bytes=reading,
         writing_bytes=max((_writing_bytes(output) for output in flow.outputs), default=0),
     )
-    least = MemoryPlan(_PROCESS_BYTES + (_BEAM_BYTES if runs_beam else 0), element, 0)
+    process = _PROCESS_BYTES + (_BEAM_BYTES if runs_beam else 0)
+    process += _DOWNSAMPLING_BYTES if inputs.are_downsampled(flow.op_kwargs, idx) else 0
+    least = MemoryPlan(process, element, 0)
     if least.total > memory_target:
         raise OptionError(
             f"--memory_target: expected at least {least.total:,} bytes for one chunk of the top level, "
@@ -209,14 +213,6 @@ def _writing_bytes(output: Output) -> int:
     sides = zip(output.stored_cells.cell, output.stored_bounds.shape, strict=True)
     voxels = math.prod(min(cell, bounds) for cell, bounds in sides)
     return _ENCODING * voxels * output.kind.channels * np.dtype(output.kind.data_type).itemsize
-
-
-def _all_channels(kinds: Sequence[VoxelKind]) -> VoxelKind:
-    """Return one kind that takes no less memory than all of these."""
-    if not kinds:
-        return VoxelKind(0, "uint8")
-    widest = max((kind.data_type for kind in kinds), key=lambda name: np.dtype(name).itemsize)
-    return VoxelKind(sum(kind.channels for kind in kinds), widest)
 
 
 def plan_region(flow: ApplyFlow, plan: SubchunkPlan) -> Vec:

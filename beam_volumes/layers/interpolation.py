@@ -124,6 +124,11 @@ def held_bytes(before: Vec, size: Vec, scale: Scale, mode: str, data_type: str) 
     return taken * kind.itemsize + (copied + results * returned) * (8 if is_wide else 4)
 
 
+def is_downsampled(before: Vec, size: Vec, scale: Scale, mode: str) -> bool:
+    """Whether `interpolate` averages or counts whole blocks of voxels, by compiled code."""
+    return mode in ("img", "segmentation") and before != size and _averaged_factor(before, size, scale) is not None
+
+
 def _check_field(data: torch.Tensor, scale: Scale) -> None:
     if data.shape[0] != 2:
         raise FunctionError(f"expected a field of 2 channels, x and y, came {data.shape[0]}: use another mode")

@@ -39,7 +39,7 @@ def two_levels(mode: str = "linear") -> SubchunkPlan:
 
 def test_the_figures_of_two_levels() -> None:
     planned = plan_memory(
-        two_levels(), VoxelKind(2, "uint8"), [Input(VoxelKind(1, "float32")), Input(BYTES, (1, 0, 0), (2, 2, 1))]
+        two_levels(), [VoxelKind(2, "uint8")], [Input(VoxelKind(1, "float32")), Input(BYTES, (1, 0, 0), (2, 2, 1))]
     )
     assert planned.inputs == 46 * 46 * 12 * 4 + 96 * 92 * 12
     read, padded, above = 46 * 46 * 12 * 2, 42 * 42 * 12 * 2 * 4, 132 * 132 * 24 * 2 * 4
@@ -72,7 +72,7 @@ def test_what_is_planned_is_what_is_held(
     kind: VoxelKind, mode: str, chunks: list[Vec], crops: Any, blends: Any, tmp_path: Path
 ) -> None:
     plan = make_plan(Box.of_shape((360, 360, 60)), chunks, crops, blends, mode)
-    planned = plan_memory(plan, kind, [Input(VoxelKind(1, "float32"))])
+    planned = plan_memory(plan, [kind], [Input(VoxelKind(1, "float32"))])
 
     def read(box: Box) -> Values:
         return np.zeros((1, *box.shape), np.float32)
@@ -103,34 +103,41 @@ def test_what_is_planned_is_what_is_held(
 
 def test_batches_and_functions_need_more() -> None:
     plan = two_levels()
-    alone = plan_memory(plan, BYTES, [Input(BYTES)])
-    more = plan_memory(plan, BYTES, [Input(BYTES)], batch=4, function_bytes=10**9)
+    alone = plan_memory(plan, [BYTES], [Input(BYTES)])
+    more = plan_memory(plan, [BYTES], [Input(BYTES)], batch=4, function_bytes=10**9)
     read, padded = 46 * 46 * 12, 42 * 42 * 12 * 4
     assert (more.inputs, more.outputs) == (4 * read, 4 * read + padded)
     assert more.chunk == alone.accumulators[0] + 8 * read + 10**9
 
 
 def test_inputs_of_other_resolutions() -> None:
-    planned = plan_memory(two_levels(), BYTES, [Input(BYTES, scale=(Fraction(1, 8), Fraction(1, 8), 1))])
+    planned = plan_memory(two_levels(), [BYTES], [Input(BYTES, scale=(Fraction(1, 8), Fraction(1, 8), 1))])
     assert planned.inputs == 6 * 6 * 12
 
 
 def test_a_volume_of_one_chunk_needs_no_more_than_is_wanted() -> None:
     plan = make_plan(Box.of_shape((20, 20, 4)), [(20, 20, 4), (10, 10, 2)], (0, 0, 0), [(5, 5, 1), (2, 2, 1)])
-    planned = plan_memory(plan, BYTES, [])
+    planned = plan_memory(plan, [BYTES], [])
     assert planned.accumulators == (20 * 20 * 4 * 4, 0)
     assert planned.reduction == 20 * 20 * 4
     # It is written at once.
     assert planned.sending == 20 * 20 * 4
-    assert plan_memory(plan, BYTES, [], writing_bytes=1000).sending == 20 * 20 * 4 + 1000
+    assert plan_memory(plan, [BYTES], [], writing_bytes=1000).sending == 20 * 20 * 4 + 1000
 
 
 def test_reading_and_writing_need_more_where_they_are_most() -> None:
-    alone = plan_memory(two_levels(), BYTES, [Input(BYTES)])
-    more = plan_memory(two_levels(), BYTES, [Input(BYTES)], reading_bytes=10**8, writing_bytes=10**9)
+    alone = plan_memory(two_levels(), [BYTES], [Input(BYTES)])
+    more = plan_memory(two_levels(), [BYTES], [Input(BYTES)], reading_bytes=10**8, writing_bytes=10**9)
     assert more.chunk == alone.accumulators[0] + alone.inputs + 10**8
     # Pieces have gone when what is made of them is written.
     assert more.reduction == 120 * 120 * 20 * 4 + 10**9
+
+
+def test_outputs_are_added_up() -> None:
+    plan, other = two_levels(), VoxelKind(2, "float64")
+    one, two, both = (plan_memory(plan, kinds, []) for kinds in ([BYTES], [other], [BYTES, other]))
+    assert both.chunk == one.chunk + two.chunk
+    assert both.reduction == one.reduction + two.reduction
 
 
 def test_chunks_that_are_left_are_rounded_whole() -> None:
@@ -141,4 +148,4 @@ def test_chunks_that_are_left_are_rounded_whole() -> None:
         [(6, 6, 2), (4, 4, 2)],
         ["defer", "linear"],
     )
-    assert plan_memory(plan, BYTES, [], writing_bytes=500).sending == 132 * 132 * 24 + 500
+    assert plan_memory(plan, [BYTES], [], writing_bytes=500).sending == 132 * 132 * 24 + 500
