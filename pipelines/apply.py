@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from beam_volumes.applying import planning
+from beam_volumes.applying.memory_planning import plan_worker_memory
 from beam_volumes.applying.outputs import infos_of
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.report import settle
 from beam_volumes.applying.specs import build_flow, read_flow
+from beam_volumes.applying.trial import try_function
 from beam_volumes.places import scratch_folder
 from beam_volumes.provenance import Launch
 from beam_volumes.runs import inspect_destination
@@ -67,11 +69,11 @@ def plan(config: Config, setting: Setting) -> Job:
     facts = {"import": [*config.import_], **planning.identity(flow, cut, spec)}
     destination = planning.destination(flow, cut)
     claim = inspect_destination(destination, facts, resume=config.resume, overwrite=config.overwrite, scratch=scratch)
-    trial = planning.try_function(flow, cut) if config.dry_fn and claim.state != "complete" else None
+    trial = try_function(flow, cut) if config.dry_fn and claim.state != "complete" else None
     processes = config.processes or asked.workers.processes or setting.workers or 1
     # Where there is one process, it is this one.
     runs_beam = not setting.local or processes == 1
-    memory = planning.plan_worker_memory(flow, cut, trial, config.memory_target, runs_beam=runs_beam)
+    memory = plan_worker_memory(flow, cut, trial, config.memory_target, runs_beam=runs_beam)
     applying = ApplyPlan(
         claim=claim,
         spec=spec,
@@ -90,11 +92,11 @@ def plan(config: Config, setting: Setting) -> Job:
         claim=claim,
         summary=partial(planning.summary, flow, applying, memory, trial),
         stages={"chunks": applying.planned["tops"], "boxes": applying.planned["units"]},
-        build=partial(apply_in_chunks, applying, resource_hints(asked.workers, on_gpu=planning.is_for_gpu(flow, cut))),
+        build=partial(apply_in_chunks, applying, resource_hints(asked.workers, flow.model)),
         settle=partial(settle, applying),
         processes=processes,
         modules=("beam_volumes.applying.processing", "torch"),
-        warnings=planning.warnings(asked, cut, local=setting.local),
+        warnings=planning.warnings(asked, local=setting.local),
         beam_defaults=beam_defaults(asked.workers),
     )
 

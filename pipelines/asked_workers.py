@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.applying.worker_resources import Workers
 
 _GPU_TYPE = "nvidia-tesla-t4"
@@ -20,9 +21,10 @@ def beam_defaults(workers: Workers) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def resource_hints(workers: Workers, *, on_gpu: bool) -> dict[str, Any]:
-    """Return what the step that runs the function needs of a machine; `on_gpu`: the function is for a GPU."""
-    gpus = workers.gpus if workers.gpus is not None else int(on_gpu)
+def resource_hints(workers: Workers, model: TorchModel | None) -> dict[str, Any]:
+    """Return what the step that runs the function, or the model that it is, needs of a machine."""
+    is_for_gpu = model is not None and (model.device or "").startswith("cuda")
+    gpus = workers.gpus if workers.gpus is not None else int(is_for_gpu)
     hints: dict[str, Any] = {}
     if workers.memory_bytes is not None:
         hints["min_ram"] = f"{workers.memory_bytes}B"

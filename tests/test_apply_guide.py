@@ -17,7 +17,7 @@ import yaml
 
 from beam_volumes import builder
 from beam_volumes.applying import build_subchunkable_apply_flow, execution
-from beam_volumes.applying.flow import IgnoredArguments
+from beam_volumes.applying.flow_request import IgnoredArguments
 from beam_volumes.blending import MODES
 from beam_volumes.builder.arguments import unknown_arguments
 from pipelines import apply

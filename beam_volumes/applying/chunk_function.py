@@ -15,7 +15,6 @@ from beam_volumes.applying.inputs import single_layers
 from beam_volumes.applying.operation import CallableOperation, results
 from beam_volumes.applying.outputs import Output, shared_procs
 from beam_volumes.applying.reading_ahead import map_ahead
-from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.blending import Voxels
 from beam_volumes.block_reading import Clock
 from beam_volumes.errors import FunctionError, VolumeError
@@ -80,7 +79,7 @@ class ChunkFunction:
 
     def _by_function(self, chunks: Iterable[BottomChunk], clock: Clock) -> Iterator[list[_Made]]:
         """Yield what the function makes of each batch of chunks, uncropped."""
-        operation, ahead = self.operation, reads_ahead(self._flow, self.operation)
+        operation, ahead = self.operation, reads_ahead(self._flow)
         for batch, calls in map_ahead(self._read, _batches(chunks, self.batch), ahead=ahead):
             clock.lap("read")
             boxes = [grown(chunk.box, operation.crop_pad) for chunk in batch]
@@ -134,12 +133,11 @@ def batch_of(operation: Any) -> int:
     return int(fn.batch) if hasattr(fn, "batched") else 1
 
 
-def reads_ahead(flow: ApplyFlow, operation: Any) -> bool:
+def reads_ahead(flow: ApplyFlow) -> bool:
     """Whether a batch is read while the function has the one before: where the processor would wait for either."""
-    fn = operation.fn if isinstance(operation, CallableOperation) else None
     names = [layer.name for layer in single_layers(flow.op_kwargs).values()]
     is_far = any(not is_on_this_machine(name) and not name.startswith("made://") for name in names)
-    return is_far or (isinstance(fn, TorchModel) and fn.uses_gpu)
+    return is_far or (flow.model is not None and flow.model.uses_gpu)
 
 
 def _batches(chunks: Iterable[BottomChunk], size: int) -> Iterator[list[BottomChunk]]:

@@ -8,87 +8,28 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
+from beam_volumes.applying.flow_request import (
+    NOT_GIVEN,
+    FlowRequest,
+    IgnoredArguments,
+    argument_faults,
+    call_faults,
+    wrong_forms,
+)
 from beam_volumes.applying.operation import CallableOperation, operation_of
 from beam_volumes.applying.outputs import Output, outputs_of
-from beam_volumes.builder import arguments as builder_arguments
+from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.builder import register
 from beam_volumes.builder.arguments import unknown_arguments
 from beam_volumes.errors import GeometryError, OptionError, VolumeError, fault_report
 from beam_volumes.geometry import BBox3D, Box, Vec, Vec3D, VolumetricIndex
 from beam_volumes.geometry.exact import exact, quotient
-from beam_volumes.layers import VolumetricLayer, VolumetricLayerSet
 from beam_volumes.layers.build import taking
 from beam_volumes.layers.indexing import as_vec
-from beam_volumes.places import writable
 from beam_volumes.reading_plan import Lattice
 from beam_volumes.subchunk_planning import Corner, plan_subchunks
-from beam_volumes.subchunk_request import PostpadRequest, SubchunkRequest, missing_arguments
-from beam_volumes.subchunks import SubchunkPlan, grown
-
-_NOT_GIVEN: Any = object()
-
-
-_ALIKE = "all workers are alike"
-_IGNORED = {
-    "allow_cache_up_to_level": "what is read again is kept, as far as --memory_target allows",
-    "fn_semaphores": "workers share no locks: --processes says how many work at once",
-    "generate_ng_link": "the report names what was written",
-    "op_worker_type": _ALIKE,
-    "print_summary": "--plan prints one",
-    "reduction_worker_type": _ALIKE,
-    "task_stack_size": "an element is a chunk of the top level",
-}
-
-
-@dataclass(frozen=True)
-class IgnoredArguments:
-    """Arguments of zetta_utils that have no meaning here: a spec may hold them, and the run says so."""
-
-    allow_cache_up_to_level: int | None = None
-    fn_semaphores: Any = None
-    generate_ng_link: bool = False
-    op_worker_type: str | None = None
-    print_summary: bool = True
-    reduction_worker_type: str | None = None
-    task_stack_size: int | None = None
-
-    def named(self) -> dict[str, str]:
-        """Return those that are given, and why they are ignored."""
-        given = [f.name for f in fields(self) if getattr(self, f.name) != f.default]
-        return {name: _IGNORED[name] for name in given}
-
-
-@dataclass(frozen=True)
-class FlowRequest:
-    """The arguments of a flow that do not say how the volume is cut.
-
-    Attributes:
-        dst: the layer, or layer set, that is written; None for a function that does something else with its data.
-        dst_resolution: of chunks, nm per voxel along x, y and z.
-        fn: takes `op_kwargs`, in which tensors (CXYZ) stand for layers; returns a tensor of the same x, y and z.
-        op: an operation, which reads and writes by itself; instead of `fn`.
-        op_kwargs: layers, layer sets, lists and dictionaries of them, and plain values.
-        bbox: what is processed.
-        start_coord: what is processed, along with `end_coord` and `coord_resolution`; instead of `bbox`.
-        end_coord: up to here, not including it.
-        coord_resolution: of these two, nm.
-        auto_bbox: all of the destination is processed.
-        level_intermediaries_dirs: scratch folders, level by level; of them the first is used. With mode defer its
-            chunks stay there.
-
-    """
-
-    dst: Any = _NOT_GIVEN
-    dst_resolution: Sequence[float] | None = None
-    fn: Callable[..., Any] | None = None
-    op: Any = None
-    op_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    bbox: BBox3D | None = None
-    start_coord: Sequence[float] | None = None
-    end_coord: Sequence[float] | None = None
-    coord_resolution: Sequence[float] | None = None
-    auto_bbox: bool = False
-    level_intermediaries_dirs: Sequence[str | None] | None = None
+from beam_volumes.subchunk_request import PostpadRequest, SubchunkRequest
+from beam_volumes.subchunks import BottomChunk, SubchunkPlan, grown
 
 
 @dataclass(frozen=True)
@@ -122,7 +63,13 @@ class ApplyFlow:
     @property
     def dst(self) -> Any:
         """What is written; None for nothing."""
-        return None if self.asked.dst is _NOT_GIVEN else self.asked.dst
+        return None if self.asked.dst is NOT_GIVEN else self.asked.dst
+
+    @property
+    def model(self) -> TorchModel | None:
+        """The model that is applied, by `fn` or by an operation of it; None for another function."""
+        fn = self.asked.op.fn if isinstance(self.asked.op, CallableOperation) else self.asked.fn
+        return fn if isinstance(fn, TorchModel) else None
 
     def operation(self, crop: Vec) -> Any:
         """Return the operation: that of `op`, or `fn` as one; with the crop of the bottom level."""
@@ -153,9 +100,9 @@ class ApplyFlow:
 
     @cached_property
     def _plan(self) -> SubchunkPlan:
-        if faults := _wrong_forms(self.request, self.asked):
+        if faults := wrong_forms(self.request, self.asked):
             raise OptionError(fault_report([*self.faults, *faults]))
-        faults = [*self.faults, *_argument_faults(self.request, self.asked)]
+        faults = [*self.faults, *argument_faults(self.request, self.asked)]
         bounds = lattice = None
         is_segmentation = False
         if _is_resolution(self.asked.dst_resolution, faults):
@@ -170,7 +117,7 @@ class ApplyFlow:
         try:
             if (self.asked.fn is None) != (self.asked.op is None):
                 operation_of(self.asked.fn, self.asked.op)
-                faults += _call_faults(self.asked)
+                faults += call_faults(self.asked)
         except OptionError as error:
             faults.append(str(error))
         plan = plan_subchunks(self.request, bounds, lattice, is_segmentation=is_segmentation, faults=faults)
@@ -216,12 +163,19 @@ class ApplyFlow:
         return [Fraction(a) for a, _ in sides], [Fraction(b) for _, b in sides]
 
 
-def input_index(flow: ApplyFlow, plan: SubchunkPlan) -> VolumetricIndex:
-    """Return what is read for one chunk of the top level, all its pads with it, at the function's resolution."""
+def input_index(flow: ApplyFlow, plan: SubchunkPlan, box: Box | None = None) -> VolumetricIndex:
+    """Return what is read for chunks of the top level, all their pads with it, at the function's resolution.
+
+    Args:
+        flow: what is run.
+        plan: how it is cut.
+        box: of whole chunks of the top level; None for a chunk with neighbours at all sides, if there is one.
+
+    """
     *upper, bottom = plan.levels
     pads = [bottom.blend, *(level.blend for level in upper), *(level.crop for level in upper)]
     x, y, z = (sum(along) for along in zip(*pads, strict=True))
-    return function_index(flow, plan, grown(plan.top_chunk(plan.typical_top).box, (x, y, z)))
+    return function_index(flow, plan, grown(box or plan.top_chunk(plan.typical_top).box, (x, y, z)))
 
 
 def function_index(flow: ApplyFlow, plan: SubchunkPlan, box: Box) -> VolumetricIndex:
@@ -233,65 +187,14 @@ def function_index(flow: ApplyFlow, plan: SubchunkPlan, box: Box) -> VolumetricI
     return replace(idx.padded(plan.bottom.crop), resolution=operation.get_input_resolution(flow.resolution))
 
 
-def _argument_faults(request: SubchunkRequest, asked: FlowRequest) -> list[str]:
-    """Return what is missing of the arguments, or contradicts others."""
-    given = {f.name for f in fields(asked) if getattr(asked, f.name) not in (None, False)}
-    given |= {f.name for f in fields(request) if getattr(request, f.name) not in (None, False, ())}
-    # That there are no sizes is told where they are read.
-    given |= {"processing_chunk_sizes"}
-    faults = missing_arguments(given - ({"dst"} if asked.dst is _NOT_GIVEN else set()))
-    if asked.dst is _NOT_GIVEN:
-        faults.insert(0, "dst: expected the layer that is written, or null for none, but not given: name one")
-    levels, folders = len(request.processing_chunk_sizes), asked.level_intermediaries_dirs
-    if folders is not None and len(folders) not in (1, levels):
-        faults.append(
-            f"level_intermediaries_dirs: expected {levels} folders, as many as processing_chunk_sizes has levels, or "
-            f"one for all, came {len(folders)}: give so many; the first is used"
-        )
-    try:
-        for folder in filter(None, folders or ()):
-            writable("level_intermediaries_dirs", folder)
-    except OptionError as error:
-        faults.append(str(error).removeprefix("--"))
-    return faults
+def first_chunk(plan: SubchunkPlan) -> BottomChunk:
+    """Return the first chunk that the function takes; all have its shape."""
+    return next(plan.bottom_chunks(0))
 
 
-def _wrong_forms(request: SubchunkRequest, asked: FlowRequest) -> list[str]:
-    """Return which arguments are nothing that can be looked at together with others."""
-    faults = [
-        f"{each.name}: expected true or false, came {value!r}"
-        for given in (request, asked)
-        for each in fields(given)
-        if isinstance(each.default, bool) and not isinstance(value := getattr(given, each.name), bool)
-    ]
-    if not isinstance(request.processing_chunk_sizes, Sequence):
-        sizes = request.processing_chunk_sizes
-        faults.append(f"processing_chunk_sizes: expected a list of sizes, the largest first, came {sizes!r}")
-    dst, folders = asked.dst, asked.level_intermediaries_dirs
-    if dst is not _NOT_GIVEN and not isinstance(dst, VolumetricLayer | VolumetricLayerSet | None):
-        faults.append(
-            'dst: expected a layer, such as {"@type": "build_cv_layer", ...}, or a layer set, or null, came '
-            f"{type(dst).__name__}: give one"
-        )
-    if not isinstance(asked.op_kwargs, Mapping):
-        faults.append(
-            f"op_kwargs: expected arguments by name, came {type(asked.op_kwargs).__name__}: give a dictionary"
-        )
-    listed = isinstance(folders, list | tuple) and all(isinstance(folder, str | None) for folder in folders)
-    if folders is not None and not listed:
-        faults.append(f"level_intermediaries_dirs: expected a list of folders, came {folders!r}: give [FOLDER, FOLDER]")
-    return faults
-
-
-def _call_faults(asked: FlowRequest) -> list[str]:
-    """Return what of `op_kwargs` the function does not take, or lacks, as far as it tells."""
-    fn = asked.op.fn if isinstance(asked.op, CallableOperation) else asked.fn
-    if not callable(fn):
-        return []
-    unknown = unknown_arguments("fn", fn, asked.op_kwargs)
-    lacking = builder_arguments.missing_arguments("fn", fn, asked.op_kwargs)
-    faults = [f"op_kwargs.{name}: {why}" for name, why in unknown.items()]
-    return [*faults, f"op_kwargs: {lacking}"] if lacking else faults
+def chunk_index(flow: ApplyFlow, plan: SubchunkPlan) -> VolumetricIndex:
+    """Return what the function takes for the first chunk."""
+    return function_index(flow, plan, first_chunk(plan).box)
 
 
 def _is_resolution(resolution: Sequence[float] | None, faults: list[str]) -> bool:

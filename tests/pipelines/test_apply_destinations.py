@@ -149,13 +149,23 @@ def test_a_function_of_torch_with_some_of_its_arguments(tmp_path: Path) -> None:
     np.testing.assert_array_equal(applied(tmp_path, target), source + 7)
 
 
-def test_a_run_that_reads_what_it_writes_is_warned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Voxel by voxel, and without a fault on the way, it is well."""
+def test_a_run_that_reads_what_it_writes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = stored(tmp_path / "src", counting())
     target = flow(tmp_path, fn=code("lambda src: src + 1"), dst=layer(tmp_path / "src"))
-    assert run(tmp_path, target) == 0
-    np.testing.assert_array_equal(by_cloudvolume(tmp_path / "src"), source + 1)
-    warning = f"warning: op_kwargs.src reads scale 4_4_40 of file://{tmp_path}/src, which the run writes: a chunk may"
-    assert warning in capsys.readouterr().err
-    assert run(tmp_path, flow(tmp_path)) == 0
-    assert "warning" not in capsys.readouterr().err
+    assert run(tmp_path, target) == 2
+    message = (
+        f"op_kwargs.src: expected voxels that the run does not write, came those of scale 4_4_40 of file://{tmp_path}"
+    )
+    assert message in capsys.readouterr().err
+    np.testing.assert_array_equal(by_cloudvolume(tmp_path / "src"), source)
+
+
+def test_one_part_of_a_volume_may_be_made_of_another(tmp_path: Path) -> None:
+    source = stored(tmp_path / "src", counting())
+    width = BOX.shape[0] // 2
+    half = Box(BOX.start, (BOX.start[0] + width, *BOX.stop[1:]))
+    aside = {"@type": "VolumetricIndexTranslator", "offset": [width, 0, 0], "resolution": list(RESOLUTION)}
+    dst = layer(tmp_path / "src", index_procs=[aside])
+    assert run(tmp_path, flow(tmp_path, half, dst=dst)) == 0
+    expected = np.concatenate([source[:, :width], source[:, :width]], axis=1)
+    np.testing.assert_array_equal(by_cloudvolume(tmp_path / "src"), expected)

@@ -16,7 +16,8 @@ from beam_volumes.applying.execution import (
     execute,
     execute_on_gcp_with_sqs,
 )
-from beam_volumes.applying.flow import ApplyFlow, FlowRequest
+from beam_volumes.applying.flow import ApplyFlow
+from beam_volumes.applying.flow_request import FlowRequest
 from beam_volumes.applying.worker_resources import GroupRequest, Workers
 from beam_volumes.errors import OptionError
 from beam_volumes.subchunk_request import SubchunkRequest
