@@ -6,6 +6,7 @@ and each of these is reduced of its pieces in a fixed order: the same bits, howe
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -309,11 +310,21 @@ def reduce_pieces(plan: SubchunkPlan, owner: int, pieces: Iterable[Piece], kind:
         )
     if any(plan.gap) or len(ordered) == 1:
         return [(piece.box, piece.values) for piece in ordered]
-    sums = accumulation_type(kind.data_type) if plan.top.is_weighted else np.dtype(kind.data_type)
-    total = Accumulator(plan.owner_box(owner), plan.top.mode if plan.top.overlaps else None, sums)
-    for piece in ordered:
+    box, weighted = plan.owner_box(owner), plan.top.is_weighted
+    sums = accumulation_type(kind.data_type) if weighted else np.dtype(kind.data_type)
+    total = Accumulator(box, plan.top.mode if plan.top.overlaps else None, sums)
+    shared = [not weighted or is_shared(plan, plan.top_chunk(piece.top).box, piece.box) for piece in ordered]
+    for piece in itertools.compress(ordered, shared):
         total.add(piece.box, piece.values)
-    return [(total.box, rounded(total.result(), kind.data_type, own=True))]
+    if any(shared):
+        values = rounded(total.result(), kind.data_type, own=True)
+    else:
+        values = np.empty_like(ordered[0].values, shape=(kind.channels, *box.shape))
+    for piece, is_sum in zip(ordered, shared, strict=True):
+        if not is_sum:
+            # As it is: integers may be larger than those of which sums are exact.
+            values[(slice(None), *piece.box.slices(box.start))] = piece.values
+    return [(box, values)]
 
 
 def process_volume(plan: SubchunkPlan, process: Process, kind: VoxelKind) -> Voxels:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from beam_volumes.applying import planning
+from beam_volumes.applying.chunk_function import batch_of
 from beam_volumes.applying.memory_planning import plan_worker_memory
 from beam_volumes.applying.outputs import infos_of
 from beam_volumes.applying.plan import ApplyPlan
@@ -81,6 +82,7 @@ def plan(config: Config, setting: Setting) -> Job:
         kinds=tuple(output.kind for output in flow.outputs),
         infos=infos_of(flow.outputs),
         deferred=planning.deferred(flow, cut),
+        batch=batch_of(flow.operation(cut.bottom.crop)),
         region=planning.plan_region(flow, cut),
         cache_bytes=memory.cache,
         threads=max(1, (os.cpu_count() or 1) // processes) if setting.local else 1,

@@ -33,6 +33,7 @@ class ApplyPlan:
         kinds: channels and type of each output.
         infos: of the volumes that are written, by location.
         deferred: where the chunks of the top level are left, for mode defer, by output; empty where they are reduced.
+        batch: chunks that the function takes at once.
         region: how many chunks of the top level an element takes, one after another, along x, y and z.
         cache_bytes: of stored chunks that each process keeps while neighbours need them.
         threads: that the function may use in each process; None for as many as it will.
@@ -49,6 +50,7 @@ class ApplyPlan:
     kinds: tuple[VoxelKind, ...]
     infos: dict[str, Json]
     deferred: tuple[DeferredLayers, ...]
+    batch: int
     region: Vec
     cache_bytes: int
     threads: int | None
@@ -97,21 +99,22 @@ class ApplyPlan:
         tops = self.tops(region)
         if not self.finished:
             return tops
-        return [top for top in tops if any(not self.is_finished(unit) for unit in self.units_of(top))]
+        needed = [top for top in tops if any(not self.is_finished(unit) for unit in self.units_of(top))]
+        # Of batches of other chunks the same bits would not come.
+        return tops if needed and self.batch > 1 else needed
 
     def needs_region(self, region: int) -> bool:
         """Whether there is anything left to do for an element."""
         return bool(self.tops_needed(region))
 
     def taken_up(self) -> ApplyPlan:
-        """Return the plan of a run that goes on where the one before has stopped; of a complete one nothing is left.
+        """Return the plan of a run that goes on where the one before has stopped.
 
         Raises:
             CorruptDataError: what it has recorded is damaged.
 
         """
-        complete = self.claim.state == "complete"
-        return self.with_finished(range(self._numbers) if complete else (r.shard for r in receipts(self.claim)))
+        return self.with_finished(receipt.shard for receipt in receipts(self.claim))
 
     def with_finished(self, units: Iterable[int]) -> ApplyPlan:
         """Return the plan of a run that goes on where others are finished."""
@@ -123,6 +126,8 @@ class ApplyPlan:
     @cached_property
     def planned(self) -> dict[str, int]:
         """What there is to do: elements, chunks of the top level, bottom chunks, and units to finish."""
+        if self.claim.state == "complete":
+            return {"regions": 0, "tops": 0, "chunks": 0, "units": 0}
         if not self.finished:
             tops = len(self.subchunks)
             chunks = self.subchunks.count_bottom_chunks()
@@ -132,9 +137,7 @@ class ApplyPlan:
             regions += 1
             tops += len(needed)
             chunks += sum(self.subchunks.count_bottom_chunks(top) for top in needed)
-        done = sum(byte.bit_count() for byte in self.finished)
-        # Of a complete run all numbers are finished, also those that are no units.
-        left = max(self.units - done, 0)
+        left = self.units - sum(byte.bit_count() for byte in self.finished)
         return {"regions": regions, "tops": tops, "chunks": chunks, "units": left}
 
     def _needed(self) -> Iterator[list[int]]:

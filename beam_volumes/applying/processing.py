@@ -16,12 +16,21 @@ from beam_volumes.applying.worker import Worker, let_go, worker_of
 from beam_volumes.blending import Voxels, rounded
 from beam_volumes.block_reading import Clock
 from beam_volumes.geometry import Box
-from beam_volumes.parcels import Owner, Parcel, ParcelReader, Parcels, ParcelWriter, read_parcels
+from beam_volumes.parcels import Owner, Parcel, ParcelReader, ParcelWriter, read_parcels
 from beam_volumes.process_pool import peak_memory_bytes
 from beam_volumes.receipts import Receipt, receipt_of, record
 from beam_volumes.runs import check_claim, telling_of_replacement
-from beam_volumes.subchunk_flow import Piece, Yielded, piece_type, pieces_of, process_chunks, reduce_pieces
-from beam_volumes.subchunks import VoxelKind
+from beam_volumes.subchunk_flow import (
+    Piece,
+    Process,
+    Result,
+    Yielded,
+    piece_type,
+    pieces_of,
+    process_chunks,
+    reduce_pieces,
+)
+from beam_volumes.subchunks import BottomChunk, VoxelKind
 from beam_volumes.tallies import add_up_tallies
 
 
@@ -90,7 +99,7 @@ def apply_region(plan: ApplyPlan, region: int) -> Applied:
     """
     check_claim(plan.claim)
     tops = plan.tops_needed(region)
-    if taken := _take_up(plan, region, tops):
+    if taken := _take_up(plan, region, tops) or _done_before(plan, tops):
         return taken
     with telling_of_replacement(plan.claim):
         try:
@@ -103,11 +112,11 @@ def apply_region(plan: ApplyPlan, region: int) -> Applied:
 
 def _apply(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied:
     worker, clock = worker_of(plan), Clock()
-    missing = worker.missing_chunks
+    missing, process = worker.missing_chunks, _Counted(worker.process(clock))
     written: list[WrittenUnit] = []
     with ParcelWriter(plan.claim.scratch, name, plan.inline_bytes) as out:
         left = iter(tops)
-        for yielded in process_chunks(plan.subchunks, tops, worker.process(clock), plan.kinds):
+        for yielded in process_chunks(plan.subchunks, tops, process, plan.kinds):
             clock.lap("blend")
             written += _put(plan, worker, next(left), yielded, out)
             clock.lap("write")
@@ -115,7 +124,7 @@ def _apply(plan: ApplyPlan, name: str, tops: Sequence[int]) -> Applied:
             del yielded
         parcels = out.finish({"tops": [*tops]})
         clock.lap("write")
-    counts = Counts(missing_chunks=worker.missing_chunks - missing).timed(clock)
+    counts = Counts(chunks=process.count, missing_chunks=worker.missing_chunks - missing).timed(clock)
     return _applied(plan, tops, parcels, written, counts)
 
 
@@ -126,7 +135,8 @@ def _put(
     if not plan.is_reduced:
         yield _write_chunk(plan, top, yielded)
         return
-    wanted = {owner for owner in plan.subchunks.owners_of(top) if not plan.is_finished(owner)}
+    # Also what is finished: a pack must have all, whatever another try finds.
+    wanted = {o for o in plan.subchunks.owners_of(top) if not (plan.is_finished(o) and _is_alone(plan, top, o))}
     each = [pieces_of(plan.subchunks, y, kind, wanted) for y, kind in zip(yielded, plan.kinds, strict=True)]
     while pieces := [piece for of_output in each for piece in itertools.islice(of_output, 1)]:
         yield from _put_pieces(plan, worker, pieces, out)
@@ -137,7 +147,7 @@ def _put(
 def _put_pieces(plan: ApplyPlan, worker: Worker, pieces: Sequence[Piece], out: ParcelWriter) -> Iterator[WrittenUnit]:
     """Write or send the pieces that all outputs have for the same voxels."""
     owner, top = pieces[0].owner, pieces[0].top
-    if plan.subchunks.tops_of(owner) == [top]:
+    if _is_alone(plan, top, owner):
         yield _write_box(plan, worker, owner, [[(piece.box, piece.values)] for piece in pieces])
         return
     for output, piece in enumerate(pieces):
@@ -206,33 +216,72 @@ def _read_pieces(plan: ApplyPlan, owner: int, reader: ParcelReader) -> list[list
     return outputs
 
 
+class _Counted:
+    """Counts the results of a process."""
+
+    def __init__(self, process: Process) -> None:
+        self.count, self._process = 0, process
+
+    def __call__(self, chunks: Iterable[BottomChunk]) -> Iterator[Result]:
+        for result in self._process(chunks):
+            self.count += 1
+            yield result
+
+
+def _is_alone(plan: ApplyPlan, top: int, owner: int) -> bool:
+    """Whether a chunk of the top level has all voxels of an output box, and writes it."""
+    return plan.subchunks.tops_of(owner) == [top]
+
+
+def _done_before(plan: ApplyPlan, tops: Sequence[int]) -> Applied | None:
+    """Return what another try has written of an element, if nothing is to be sent, and it has written all."""
+    if plan.is_reduced and any(not _is_alone(plan, top, owner) for top in tops for owner in plan.units_of(top)):
+        return None
+    written = _written_before(plan, tops)
+    return None if written is None else _applied(plan, tops, (), written, _reused(plan, tops))
+
+
 def _take_up(plan: ApplyPlan, region: int, tops: Sequence[int]) -> Applied | None:
     """Return what another try has made of an element; None where there is nothing, or not all of it."""
     found = read_parcels(plan.claim.scratch, _pack(region))
     # Of two tries one may have cut the volume into other elements, or have found less to do.
     if found is None or not set(tops) <= set(found[1]["tops"]) <= set(plan.tops(region)):
         return None
+    written = _written_before(plan, tops)
+    return None if written is None else _applied(plan, tops, found[0], written, _reused(plan, tops))
+
+
+def _written_before(plan: ApplyPlan, tops: Sequence[int]) -> list[WrittenUnit] | None:
+    """Return the units that chunks write by themselves, of their receipts; None where one is not there."""
     written = []
     for top in tops:
         for unit in plan.units_of(top):
-            if plan.is_finished(unit) or (plan.is_reduced and plan.subchunks.tops_of(unit) != [top]):
+            if plan.is_finished(unit) or (plan.is_reduced and not _is_alone(plan, top, unit)):
                 continue
             receipt = receipt_of(plan.claim, 0, unit)
             if receipt is None:
                 return None
             written.append(WrittenUnit(receipt))
-    return _applied(plan, tops, found[0], written, Counts(reused=1))
+    return written
+
+
+def _reused(plan: ApplyPlan, tops: Sequence[int]) -> Counts:
+    """Return the counts of an element whose chunks another try has counted."""
+    return Counts(reused=1, chunks=sum(plan.subchunks.count_bottom_chunks(top) for top in tops))
 
 
 def _applied(
-    plan: ApplyPlan, tops: Sequence[int], made: Parcels, written: list[WrittenUnit], counts: Counts
+    plan: ApplyPlan,
+    tops: Sequence[int],
+    made: Iterable[tuple[Owner, Parcel]],
+    written: list[WrittenUnit],
+    counts: Counts,
 ) -> Applied:
     parcels = {owner: parcel for owner, parcel in made if not plan.is_finished(owner.number)}
     tables = [parcel.pieces for parcel in parcels.values()]
     counts = counts._replace(
         regions=1,
         tops=len(tops),
-        chunks=sum(plan.subchunks.count_bottom_chunks(top) for top in tops),
         pieces=sum(len(table) for table in tables),
         piece_bytes=sum(int(table["length"].sum()) for table in tables),
         peak_memory_bytes=peak_memory_bytes(),

@@ -416,3 +416,16 @@ def test_results_that_nobody_looks_at() -> None:
 
     assert list(process_chunks(plan, [0, 1], process, [])) == [[], []]
     assert seen == [0, 1, 2, 3]
+
+
+def test_integers_too_large_for_sums_stay_where_nothing_is_blended() -> None:
+    plan = make_plan(
+        Box.of_shape((32, 4, 4)), [(16, 4, 4)], (0, 0, 0), (2, 0, 0), "linear", max_reduction_chunk_size=(32, 4, 4)
+    )
+    source = np.ones((1, *reach(plan).shape), np.uint64)
+    source[0, 5], source[0, 6] = 2**60 + 1, 2**53 + 1
+    kind = VoxelKind(1, "uint64")
+    np.testing.assert_array_equal(process_volume(plan, reading(source, plan, lambda v: v), kind), whole(plan, source))
+    source[0, 17] = 2**60 + 1
+    with pytest.raises(FunctionError, match="expected values of uint64 within"):
+        process_volume(plan, reading(source, plan, lambda v: v), kind)

@@ -64,6 +64,7 @@ def planned(folder: Path, **arguments: Any) -> ApplyPlan:
         kinds=tuple(output.kind for output in flow.outputs),
         infos=infos_of(flow.outputs),
         deferred=planning.deferred(flow, cut),
+        batch=1,
         region=planning.plan_region(flow, cut),
         cache_bytes=2**20,
         threads=None,
@@ -145,6 +146,40 @@ def test_what_another_try_has_made_is_taken_up(tmp_path: Path, source: Any) -> N
         write_seconds=0,
         peak_memory_bytes=again.counts.peak_memory_bytes,
     )
+
+
+def test_what_another_try_has_written_is_not_written_again(tmp_path: Path, source: Any) -> None:
+    plan = planned(tmp_path, processing_chunk_sizes=[[16, 16, 4], [8, 8, 4]])
+    first = apply_region(plan, 0)
+    again = apply_region(plan, 0)
+    assert (again.counts.reused, again.counts.chunks) == (1, first.counts.chunks)
+    assert [written.receipt for written in again.written] == [written.receipt for written in first.written]
+
+
+def test_a_pack_is_whole_whatever_was_finished_when_it_was_made(tmp_path: Path, source: Any) -> None:
+    plan = planned(tmp_path, **BLENDED)
+    for region in range(4):
+        apply_region(plan.with_finished([0, 1]), region)
+    pieces = [
+        parcel for region in range(4) for owner, parcel in apply_region(plan, region).parcels.items() if not owner[1]
+    ]
+    assert reduce_box(plan, 0, pieces).receipt.shard == 0
+
+
+def test_batches_are_the_same_in_each_try(tmp_path: Path, source: Any) -> None:
+    plan = replace(planned(tmp_path, **BLENDED), region=(2, 1, 1))
+    assert replace(plan, batch=1).with_finished([0, 2, 3]).tops_needed(0) == [0, 1]
+    chunks = replace(plan, **{"subchunks": planned_plain(tmp_path)})
+    assert replace(chunks, batch=1).with_finished([0]).tops_needed(0) == [1]
+    assert replace(chunks, batch=4).with_finished([0]).tops_needed(0) == [0, 1]
+    assert replace(chunks, batch=4).with_finished([0, 1]).tops_needed(0) == []
+
+
+def planned_plain(folder: Path) -> Any:
+    """Return the cut of a run whose chunks do not overlap."""
+    content = {**planned(folder, **BLENDED).spec.content, "processing_chunk_sizes": [[16, 16, 4]]}
+    content = {**content, "processing_blend_pads": [0, 0, 0], "processing_crop_pads": [0, 0, 0]}
+    return build_flow(FlowSpec(content)).target.plan()
 
 
 def test_a_pack_of_other_elements_is_not_taken_up(tmp_path: Path, source: Any) -> None:
