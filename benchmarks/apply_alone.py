@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 from cloudvolume import CloudVolume
 
+from beam_volumes.applying.model_memory import use_large_pages
+
 Sums = npt.NDArray[np.float32]
 
 _CHUNK, _BLEND, _CROP = (1024, 256), 16, (112, 16)
@@ -42,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def call_model(path: str, shape: tuple[int, ...], count: int) -> None:
-    """Call a model `count` times with a chunk of noise."""
+    """Call a model `count` times with a chunk of noise, with the pages and threads of a worker of apply."""
+    use_large_pages()
     torch.set_num_threads(1)
     model = torch.jit.load(path)
     chunk = torch.randint(0, 256, (1, 1, *shape), dtype=torch.uint8)
