@@ -1,4 +1,4 @@
-"""How much memory a model needs, found out by trying it in a process of its own."""
+"""How much memory a model needs on a CPU, found out by trying it in a process of its own."""
 
 from __future__ import annotations
 
@@ -33,16 +33,13 @@ def use_large_pages() -> None:
 def forward_bytes(model: TorchModel, call: Mapping[str, Any]) -> int:
     """Return the bytes that a process has to have for the model and forwards of a whole batch, found in a new process.
 
-    On a CPU it is by how much the memory of a process that has torch, and holds the chunks, has grown at most while the
+    It is by how much the memory of a process that has torch, and holds the chunks, has grown at most while the
     model was loaded, and during ten forwards by one thread, or as many as five seconds are enough for, less the result.
     Chunks and result are not in it. What torch's kernels reorder and keep is, and what the heap cannot use again, which
     is not the same from one process to the next. Elsewhere than on Linux it is less, by what starting needed besides.
 
-    On a GPU it is the most that torch's tensors need there, the model, chunks and results among them; what torch keeps
-    besides for itself, and CUDA's own, is not in it.
-
     Args:
-        model: a `TorchModel`; only one that can be pickled, as those are.
+        model: a `TorchModel` that runs on a CPU; only one that can be pickled, as those are.
         call: the arguments for one chunk, picklable.
 
     Raises:
@@ -69,24 +66,12 @@ def forward_bytes(model: TorchModel, call: Mapping[str, Any]) -> int:
 
 def _tried(model: TorchModel, call: dict[str, Any]) -> int:
     use_large_pages()
-    if model.uses_gpu:
-        return _tried_on_gpu(model, call)
     with contextlib.suppress(OSError):
         # The peak of starting does not count.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _resident_bytes()
     returned = _run(model, call)
     return max(0, peak_memory_bytes() - before - returned)
-
-
-def _tried_on_gpu(model: TorchModel, call: dict[str, Any]) -> int:
-    import torch
-
-    device = model.device or "cuda"
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    _run(model, call)
-    return int(torch.cuda.max_memory_allocated(device) - before)
 
 
 def _run(model: TorchModel, call: dict[str, Any]) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from beam_volumes.applying import inputs
 from beam_volumes.applying.chunk_function import batch_of
 from beam_volumes.applying.deferred import DeferredLayers
 from beam_volumes.applying.execution import Execution
-from beam_volumes.applying.flow import ApplyFlow, chunk_index, function_index, input_index
+from beam_volumes.applying.flow import ApplyFlow, chunk_index, first_chunk, function_index, input_index
 from beam_volumes.applying.memory_planning import MemoryPlan
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.region import Region
@@ -40,8 +41,9 @@ def check_inputs(flow: ApplyFlow, plan: SubchunkPlan) -> None:
     inputs.check_reads(flow.op_kwargs, chunk_index(flow, plan))
     for output in flow.outputs:
         output.check_box(plan.bounds)
+    _check_steps(flow, plan)
     if any(plan.gap):
-        _check_step(flow, plan)
+        _check_gap(flow, plan)
     _check_apart(flow, plan)
 
 
@@ -59,21 +61,75 @@ def _check_apart(flow: ApplyFlow, plan: SubchunkPlan) -> None:
                 )
 
 
-def _check_step(flow: ApplyFlow, plan: SubchunkPlan) -> None:
-    """Refuse gaps behind which chunks are not of whole voxels in some layer, where the first one is."""
+def _check_gap(flow: ApplyFlow, plan: SubchunkPlan) -> None:
+    """Refuse gaps behind which chunks are not of whole voxels in some output, where the first one is."""
     x, y, z = (min(1, n - 1) for n in plan.shape)
     # All others are as far from each other as this one is from the first.
     second = x + plan.shape[0] * (y + plan.shape[1] * z)
     try:
-        for top in (0, second):
-            inputs.check_reads(flow.op_kwargs, function_index(flow, plan, next(plan.bottom_chunks(top)).box))
-            for output in flow.outputs:
-                output.check_box(plan.top_chunk(top).box)
+        for output, top in itertools.product(flow.outputs, (0, second)):
+            output.check_box(plan.top_chunk(top).box)
     except OptionError as error:
-        raise OptionError(
-            f"processing_gap: expected chunks, with the gaps between them, of whole voxels in each layer, came gaps of "
-            f"{list(plan.gap)}: choose others, as {error}"
-        ) from error
+        raise OptionError(_wrong_gap(plan, error)) from error
+
+
+def _wrong_gap(plan: SubchunkPlan, error: OptionError) -> str:
+    return (
+        f"processing_gap: expected chunks, with the gaps between them, of whole voxels in each layer, came gaps of "
+        f"{list(plan.gap)}: choose others, as {error}"
+    )
+
+
+def _check_steps(flow: ApplyFlow, plan: SubchunkPlan) -> None:
+    """Refuse chunks that are not of whole voxels in each input, where the first one is."""
+    first = first_chunk(plan).box
+    for axis in range(3):
+        for step in _steps(plan, axis):
+            x, y, z = (step if axis == along else 0 for along in range(3))
+            box = first.translated((x, y, z))
+            try:
+                inputs.check_reads(flow.op_kwargs, function_index(flow, plan, box))
+            except OptionError as error:
+                if plan.gap[axis] and step >= plan.top.chunk[axis]:
+                    raise OptionError(_wrong_gap(plan, error)) from error
+                raise OptionError(
+                    "processing_chunk_sizes: expected sizes with which all chunks are of whole voxels in each input, "
+                    f"came {[list(level.chunk) for level in plan.levels]}, with which the first one is, and not one "
+                    f"that begins {step} voxels further along {'xyz'[axis]}: choose sizes, and pads, that are "
+                    f"multiples of as many voxels as one of the coarsest input is, as {error}"
+                ) from error
+
+
+def _steps(plan: SubchunkPlan, axis: int) -> list[int]:
+    """Return how far from the first chunk of the bottom level a few others are along an axis, less than all of them.
+
+    All others are as far from it as some of these together, taken several times: what is whole for these is for all.
+    """
+    starts = sorted(
+        {start for position in range(min(2, plan.shape[axis])) for start in _bottom_starts(plan, axis, position)}
+    )
+    steps, common = list[int](), 0
+    for start in starts:
+        step = start - starts[0]
+        if math.gcd(common, step) != common:
+            steps.append(step)
+            common = math.gcd(common, step)
+    return steps
+
+
+def _bottom_starts(plan: SubchunkPlan, axis: int, position: int) -> list[int]:
+    """Return where the bottom chunks of a chunk of the top level begin along one axis, as `bottom_chunks` has them."""
+    top = plan.top_chunk(position * math.prod(plan.shape[:axis]))
+    found = {(top.box.start[axis], top.wanted.start[axis], top.wanted.stop[axis])}
+    for upper, lower in itertools.pairwise(plan.levels):
+        pad, chunk, blend = upper.blend[axis] + upper.crop[axis], lower.chunk[axis], lower.blend[axis]
+        below = {
+            (start, max(low, start - blend), min(high, start + chunk + blend))
+            for at, low, high in found
+            for start in range(at - pad, at + upper.chunk[axis] + pad, chunk)
+        }
+        found = {(start, low, high) for start, low, high in below if low < high}
+    return [start for start, _, _ in found]
 
 
 def plan_region(flow: ApplyFlow, plan: SubchunkPlan) -> Vec:

@@ -17,7 +17,7 @@ from beam_volumes.precomputed.info import Json
 from beam_volumes.storage import is_local, normalize
 from beam_volumes.storage.urls import redacted
 
-_SECRET = re.compile(r"(?i)token|passw|secret|credential|api_?key")
+_SECRET = re.compile(r"(?i)token|passw|secret|credential|authorization|(api|access|private)_?key")
 """In the names of arguments whose values are not for everybody."""
 
 
@@ -92,13 +92,13 @@ def build_flow(spec: FlowSpec) -> Execution:
 
 
 def _without_secrets(value: Any, key: str) -> Any:
+    if _SECRET.search(key):
+        return "..."
     if isinstance(value, dict):
         return {name: _without_secrets(inner, name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_secrets(inner, key) for inner in value]
     if not isinstance(value, str):
         return value
-    if _SECRET.search(key):
-        return "..."
     # What is made up as it is read is described by its query.
     return value if value.startswith("made://") else redacted(value)

@@ -15,7 +15,7 @@ import crc32c
 from beam_volumes.applying.model_files import LoadedModel, load, read_model, reason, stamp_of
 from beam_volumes.applying.model_memory import forward_bytes
 from beam_volumes.builder import register
-from beam_volumes.errors import FunctionError, OptionError
+from beam_volumes.errors import FunctionError, OptionError, SourceError
 from beam_volumes.storage import normalize
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class TorchModel:
         """Load the model now, unless this process has.
 
         Raises:
-            SourceError: its file is missing or damaged.
+            SourceError: its file is missing or damaged, or another than `version` has told of.
             OptionError: the file or the device cannot be used.
 
         """
@@ -167,9 +167,9 @@ class TorchModel:
         return [results[at] for at in range(len(calls))]
 
     def measure(self, call: Mapping[str, Any]) -> int:
-        """Return the bytes that the model needs for a batch; see `forward_bytes`.
+        """Return the bytes that the model needs for a batch on a CPU, with itself, beyond chunks and results.
 
-        On a CPU: with the model itself, beyond chunks and results. On a GPU: of its memory, with all of these.
+        See `forward_bytes`. The memory of a GPU is not measured: where it is too little, batches are halved.
 
         Args:
             call: the arguments for a chunk; tensors of zeros do.
@@ -195,8 +195,12 @@ class TorchModel:
             if key not in _LOADED:
                 _check_present(device)
                 data = read_model(self.path)
+                if _CHECKSUMS.setdefault((self.path, stamp), crc := crc32c.crc32c(data)) != crc:
+                    raise SourceError(
+                        f"{self.path}: expected the model that was there when this process looked, came another: put "
+                        "the former back, or start anew with this one"
+                    )
                 _LOADED[key] = load(self.path, data, device)
-                _CHECKSUMS[self.path, stamp] = crc32c.crc32c(data)
             return _LOADED[key]
 
     def _file_stamp(self) -> str:
