@@ -229,15 +229,19 @@ def _launch(job: Job, options: PipelineOptions) -> int:
 
 def _show_report(claim: Claim) -> int:
     """Print the summary of what stands in the destination."""
-    report = Folder(claim.url).read_json(claim.report)
+    folder = Folder(claim.url)
+    report = folder.read_json(claim.report)
     if report is None:
         raise DestinationError(
             f"{claim.url}: expected {claim.report} at the end of the run, but it is gone: somebody has removed what "
             "was written, or begun to replace it"
         )
     rows = report_rows(report)
-    if report.get("picture"):
-        rows.append(("picture", join(claim.url, posixpath.dirname(claim.report), report["picture"])))
+    # Not every run has something that can be drawn.
+    if report.get("picture") and folder.exists(
+        picture := posixpath.join(posixpath.dirname(claim.report), report["picture"])
+    ):
+        rows.append(("picture", join(claim.url, picture)))
     print_rows("done", rows)
     print(f"{claim.place} is complete")
     return 0

@@ -54,7 +54,8 @@ class ChunkFunction:
         """Yield what the function makes of chunks, in order; see `beam_volumes.subchunk_flow.Process`.
 
         Raises:
-            FunctionError: the function has failed, or returns something else than data for each output.
+            FunctionError: the function, or a processor, has failed, or the function returns something else than data
+                for each output.
             VolumeError: a layer cannot be read.
 
         """
@@ -72,7 +73,7 @@ class ChunkFunction:
         """Yield what an operation of the user's writes for each chunk."""
         is_set = isinstance(self._flow.dst, VolumetricLayerSet)
         for chunk in chunks:
-            with _failures_told([chunk]):
+            with _failures_told([chunk], "the function"):
                 written = results(self.operation, self._index(chunk), self._flow.dst, self._op_kwargs)
             clock.lap("function")
             yield [(chunk, chunk.box, written if is_set else written.get(""))]
@@ -83,7 +84,7 @@ class ChunkFunction:
         for batch, calls in map_ahead(self._read, _batches(chunks, self.batch), ahead=ahead):
             clock.lap("read")
             boxes = [grown(chunk.box, operation.crop_pad) for chunk in batch]
-            with _failures_told(batch):
+            with _failures_told(batch, "the function"):
                 found = [*zip(batch, boxes, self._called(calls), strict=True)]
             # Or they would stay until the next ones are there.
             calls.clear()
@@ -96,13 +97,21 @@ class ChunkFunction:
         return many(calls) if many and len(calls) > 1 else [fn(**call) for call in calls]
 
     def _read(self, batch: Sequence[BottomChunk]) -> list[dict[str, Any]]:
-        return [self.operation.read(self._index(chunk), self._op_kwargs) for chunk in batch]
+        calls = []
+        for chunk in batch:
+            with _failures_told([chunk], "one of the processors of op_kwargs"):
+                calls.append(self.operation.read(self._index(chunk), self._op_kwargs))
+        return calls
 
     def _index(self, chunk: BottomChunk) -> VolumetricIndex:
         return self._flow.index(chunk.box, chunk.id)
 
     def _outputs(self, chunk: BottomChunk, box: Box, made: Any) -> list[Voxels]:
         """Return a result, through the processors that take it whole, by output."""
+        with _failures_told([chunk], "one of the processors of dst"):
+            return self._processed(chunk, box, made)
+
+    def _processed(self, chunk: BottomChunk, box: Box, made: Any) -> list[Voxels]:
         outputs = self._flow.outputs
         if not outputs:
             return []
@@ -156,8 +165,8 @@ def _array(data: Any, chunk: BottomChunk) -> Voxels:
 
 
 @contextlib.contextmanager
-def _failures_told(chunks: Sequence[BottomChunk]) -> Iterator[None]:
-    """Tell for which chunk, and where, the function has failed."""
+def _failures_told(chunks: Sequence[BottomChunk], what: str) -> Iterator[None]:
+    """Tell for which chunk, and where, code of the user has failed."""
     try:
         yield
     except (VolumeError, MemoryError):
@@ -165,7 +174,7 @@ def _failures_told(chunks: Sequence[BottomChunk]) -> Iterator[None]:
     except Exception as error:
         first, last = chunks[0], traceback.extract_tb(error.__traceback__)[-1]
         raise FunctionError(
-            f"the function has failed for chunk {first.id} ({first.read_box}): {type(error).__name__}: "
-            f"{redacted(str(error))} ({last.filename}, line {last.lineno}, in {last.name}): correct the function, or "
-            "what it is given"
+            f"{what} has failed for chunk {first.id} ({first.read_box}): {type(error).__name__}: "
+            f"{redacted(str(error))} ({last.filename}, line {last.lineno}, in {last.name}): correct {what}, or what "
+            "it is given"
         ) from error

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from beam_volumes.applying.drawing import PICTURE, write_picture
+from beam_volumes.applying.drawing import PICTURE, remove_picture, write_picture
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.processing import Counts, WrittenUnit
 from beam_volumes.errors import ConservationError
@@ -44,6 +44,7 @@ def finish_apply(plan: ApplyPlan, counts: Counts, written: Iterable[WrittenUnit]
         earlier = [r for r in receipts(plan.claim) if plan.is_finished(r.shard)]
         totals = Totals(counts, list(written), earlier)
         check_conservation(plan, totals)
+        remove_picture(plan)
         ended = time.time()
         done = provenance(plan.launch, plan.claim.identity, sources(plan), ended)
         finish(plan.claim, done, report(plan, totals, started, ended))
@@ -51,10 +52,10 @@ def finish_apply(plan: ApplyPlan, counts: Counts, written: Iterable[WrittenUnit]
 
 
 def settle(plan: ApplyPlan) -> None:
-    """Draw the picture, if one is wanted, and remove what a run has kept while it went on."""
+    """Remove what a run has kept while it went on, and draw the picture, if one is wanted."""
+    remove_records(plan.claim)
     if plan.picture:
         write_picture(plan)
-    remove_records(plan.claim)
 
 
 def sources(plan: ApplyPlan) -> list[str]:

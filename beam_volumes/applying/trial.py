@@ -35,7 +35,9 @@ class Trial:
 
 
 def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:
-    """Call the function once, for a chunk whose layers are 0 everywhere, and check what it returns.
+    """Call the function, for a chunk whose layers are 0 everywhere, and check what it returns.
+
+    It is called once, or twice where that is quick; once where there is no destination: it has other effects then.
 
     Raises:
         FunctionError: it fails, or returns something else than the outputs take.
@@ -48,7 +50,7 @@ def try_function(flow: ApplyFlow, plan: SubchunkPlan) -> Trial:
         # Where a library crashes, the line that called it is printed.
         faulthandler.enable(_STANDARD_ERROR)
     seconds = _try_once(function, flow, plan)
-    if seconds < _SECONDS_TO_TRY_AGAIN:
+    if flow.outputs and seconds < _SECONDS_TO_TRY_AGAIN:
         # The first call imports and compiles, too.
         seconds = min(seconds, _try_once(function, flow, plan))
     return Trial(seconds, _measured(flow, plan))

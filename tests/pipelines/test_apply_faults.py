@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import transforms.apply
+from beam_volumes.applying import chunk_function
 from beam_volumes.applying.processing import Applied, Counts, WrittenUnit, apply_region, reduce_box
 from tests.pipelines.apply_commands import (
     OPS,
@@ -166,6 +167,33 @@ def test_a_function_that_ends_its_worker(how: str, message: str, volume: Path, t
     assert "hunter2" not in err
     if how == "crash":
         assert re.search(r'(?m)^  File ".*/tests/pipelines/apply_ops\.py", line \d+ in ending$', err)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["read in turn", "read ahead"])
+@pytest.mark.parametrize("where", ["read_procs", "write_procs", "write_procs of a set"])
+def test_processors_that_fail(
+    where: str, ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(chunk_function, "reads_ahead", lambda flow: ahead)
+    dst, fn, src = new(f"file://{tmp_path}/volume"), code(), layer(SRC)
+    procs = [code("lambda data: 1 / 0 if data.any() else data")]
+    what = "one of the processors of dst"
+    if where == "read_procs":
+        src["read_procs"], what = procs, "one of the processors of op_kwargs"
+    elif where == "write_procs":
+        dst["write_procs"] = procs
+    else:
+        procs = [code("lambda data: 1 / 0 if data['a'].any() else data")]
+        dst = {"@type": "build_layer_set", "layers": {"a": dst}, "write_procs": procs}
+        fn = code("lambda src: {'a': src}")
+    flow = target("", dst=dst, fn=fn, op_kwargs={"src": src})
+    assert run(write_spec(tmp_path / "run.json", flow)) == 1
+    message = (
+        rf"^error: {what} has failed for chunk \d+ \(.*\): ZeroDivisionError: division by zero \(lambda_str, "
+        rf"line 1, in <lambda>\): correct {what}, or what it is given \(in top chunk "
+    )
+    line = only_error(capsys.readouterr().err)
+    assert re.search(message, line), line
 
 
 def test_ctrl_c_and_run_again(volume: Path, tmp_path: Path) -> None:
