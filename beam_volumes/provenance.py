@@ -29,14 +29,14 @@ class Launch(NamedTuple):
     versions: dict[str, str]
 
     @classmethod
-    def here(cls) -> Launch:
-        """Describe this process."""
+    def here(cls, *more: str) -> Launch:
+        """Describe this process; `more` are packages whose version counts, too."""
         try:
             by = getpass.getuser()
         except (KeyError, OSError):
             # In a container the user may have a number only.
             by = "unknown"
-        return cls(by, {name: importlib.metadata.version(name) for name in _PACKAGES})
+        return cls(by, {name: importlib.metadata.version(name) for name in (*_PACKAGES, *more)})
 
 
 def provenance(launch: Launch, method: Json, sources: list[str], ended: float) -> Json:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 from beam_volumes.destinations import CLAIM, RECORDS
 from beam_volumes.errors import CorruptDataError
 from beam_volumes.geometry import Box
-from beam_volumes.precomputed.info import chunk_name
+from beam_volumes.precomputed.info import box_of_chunk_name, chunk_name
 from beam_volumes.storage import Folder, join
 
-_NAME = re.compile(r"(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)\.(\w+)\.json")
+_NAME = re.compile(r"(.*)\.(\w+)\.json")
 
 
 class Note(NamedTuple):
@@ -71,8 +71,9 @@ def notes(volume: str, scale: str) -> Iterator[Note]:
     folder, prefix = Folder(volume), f"{_folder(scale)}/"
     for name in folder.list(prefix):
         found = _NAME.fullmatch(name.removeprefix(prefix))
-        content = folder.read_json(name) if found else None
-        if found is None or content is None:
+        box = box_of_chunk_name(found[1]) if found else None
+        content = None if box is None else folder.read_json(name)
+        if found is None or box is None or content is None:
             continue
         url, records = content.get("url"), content.get("records")
         if not isinstance(url, str) or not isinstance(records, str) or not records.startswith(f"{RECORDS}/"):
@@ -80,8 +81,7 @@ def notes(volume: str, scale: str) -> Iterator[Note]:
                 f"{join(volume, name)}: expected url and records of a run, came {sorted(content)}: remove the file if "
                 "no run is going on there"
             )
-        x0, x1, y0, y1, z0, z1 = map(int, found.groups()[:6])
-        yield Note(url, records, found[7], Box((x0, y0, z0), (x1, y1, z1)))
+        yield Note(url, records, found[2], box)
 
 
 def drop_claims(volume: str, scale: str) -> None:

@@ -181,6 +181,11 @@ def checked_result(result: Voxels, kind: VoxelKind, chunk: BottomChunk, box: Box
     expected = (kind.channels, *box.shape)
     where = f"the function's result for chunk {chunk.id} ({box})"
     if result.shape != expected:
+        if result.ndim == 4 and result.shape[1:] == expected[1:]:
+            raise FunctionError(
+                f"{where}: expected {kind.channels} channels, as many as the destination has, came {len(result)}: "
+                f"return so many, or give the destination num_channels {len(result)} (info_num_channels of a new one)"
+            )
         uncropped = box == chunk.read_box
         raise FunctionError(
             f"{where}: expected the shape {expected}, {kind.channels} channels, and x, y, z of the chunk with twice "

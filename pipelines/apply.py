@@ -88,7 +88,7 @@ def plan(config: Config, setting: Setting) -> Job:
         threads=max(1, (os.cpu_count() or 1) // processes) if setting.local else 1,
         inline_bytes=setting.inline_bytes,
         picture=setting.local,
-        launch=Launch.here(),
+        launch=Launch.here("torch"),
     ).taken_up()
     return Job(
         claim=claim,

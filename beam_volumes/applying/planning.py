@@ -207,13 +207,33 @@ def places(flow: ApplyFlow, scratch: str | None) -> list[tuple[str, str | None]]
 
 def warnings(asked: Execution, *, local: bool) -> list[str]:
     """Return what the user should know of a spec before its run starts."""
-    found = [f"{name} is ignored: {why}" for name, why in {**asked.target.ignored, **asked.ignored}.items()]
+    found = _outside(asked.target, asked.target.plan())
+    found += [f"{name} is ignored: {why}" for name, why in {**asked.target.ignored, **asked.ignored}.items()]
     if local and not asked.local:
         found.append(
             "the spec asks for workers of Google Cloud, and this run is on this machine: give --runner=DataflowRunner "
             "--project=P --region=R --temp_location=gs://BUCKET/tmp for them"
         )
     return found
+
+
+def _outside(flow: ApplyFlow, plan: SubchunkPlan) -> list[str]:
+    """Return a warning if there are chunks that are processed for nothing."""
+    within = []
+    for output in flow.outputs:
+        axes = zip(plan.shape, plan.bounds.start, plan.top.chunk, plan.gap, *output.bounds, strict=True)
+        counts = [
+            sum(first + i * (chunk + gap) < stop and first + i * (chunk + gap) + chunk > start for i in range(n))
+            for n, first, chunk, gap, start, stop in axes
+        ]
+        within.append(math.prod(counts))
+    outside = len(plan) - max(within, default=len(plan))
+    if not outside:
+        return []
+    return [
+        f"{outside:,} of the {len(plan):,} chunks of the top level lie outside of dst, and write nothing: see to the "
+        "bbox, and to its resolution"
+    ]
 
 
 def summary(flow: ApplyFlow, plan: ApplyPlan, memory: MemoryPlan, trial: Trial | None) -> list[tuple[str, str]]:
@@ -239,6 +259,8 @@ def summary(flow: ApplyFlow, plan: ApplyPlan, memory: MemoryPlan, trial: Trial |
         ("memory per worker, bytes", f"{memory.total:,}"),
         ("of it stored chunks that are kept", f"{memory.cache:,}"),
     ]
+    if not planned["chunks"]:
+        return rows
     if trial is None:
         return [*rows, ("CPU hours, estimated", "not known without a try of the function (--dry_fn)")]
     hours = trial.seconds * planned["chunks"] / 3600

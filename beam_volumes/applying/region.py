@@ -12,7 +12,7 @@ from beam_volumes.applying.outputs import Output
 from beam_volumes.destinations import CLAIM, RECORDS, VOLUME_REPORT, as_read, inside, write_json
 from beam_volumes.errors import DestinationError, OptionError, VolumeError
 from beam_volumes.geometry import Box, Grid
-from beam_volumes.precomputed.info import Json, chunk_name
+from beam_volumes.precomputed.info import Json, box_of_chunk_name, chunk_name
 from beam_volumes.reading_plan import Lattice
 from beam_volumes.region_notes import Note, notes, remove_note, write_note
 from beam_volumes.storage import Folder, join, normalize
@@ -76,7 +76,7 @@ class Region:
     """A box of one scale of a volume, or of several volumes at once; see `Destination`.
 
     Runs over boxes that have no chunk (or shard) in common go on at the same time. What stands in the box is written
-    over: only the report of another run over the same box is in the way.
+    over: only the reports of other runs that have written voxels of it are in the way.
 
     Attributes:
         url: the first volume; for a run that writes to none, a folder for its records and its report.
@@ -151,7 +151,12 @@ class Region:
                 raise OptionError(f"--{self.option}: {_refusal(member, note)}")
 
     def obstacle(self, *, own: bool) -> str | None:
-        """Say nothing: voxels are there to be written over."""
+        """Look for the reports of runs that have written voxels of this one's, over another box."""
+        found = [] if own else self._overlapping()
+        if not found:
+            return None
+        boxes = ", ".join(name for name, _ in found[:3])
+        return f"expected no voxels of other runs in {self.place}, came those of box {boxes}"
 
     def lacking(self) -> str | None:
         """Look whether each `info` still lists the scale."""
@@ -167,7 +172,9 @@ class Region:
         return []
 
     def clear(self, folders: Sequence[str]) -> None:
-        """Remove the records of the run that is replaced; voxels stay until they are written over."""
+        """Remove the records of the run that is replaced, and the reports of those whose voxels are; voxels stay."""
+        for name, _ in self._overlapping():
+            Folder(self.url).delete_folder(f"{self.members[0].scale}/{self.task}/{name}")
         for member in self.members:
             for note in notes(member.url, member.scale):
                 if (note.url, note.records) == (self.url, self.records):
@@ -206,6 +213,16 @@ class Region:
 
     def retract(self) -> None:
         """Leave all: the run that has the claim writes the same box."""
+
+    def _overlapping(self) -> list[tuple[str, Box]]:
+        """Return the boxes of complete runs that have written voxels of this run's, but of its own box, by name."""
+        if not self.members:
+            return []
+        first = self.members[0]
+        prefix = f"{first.scale}/{self.task}/"
+        names = {name.removeprefix(prefix).split("/")[0] for name in Folder(self.url).list(prefix)}
+        boxes = [(name, box) for name in sorted(names) if (box := box_of_chunk_name(name)) is not None]
+        return [(name, box) for name, box in boxes if box != first.box and box.intersection(first.box).voxels]
 
     def _check_volumes(self) -> None:
         for member in self.members:

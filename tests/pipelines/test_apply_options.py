@@ -374,3 +374,12 @@ def test_resolutions_that_are_no_integers(tmp_path: Path) -> None:
     [scale] = (path for path in (tmp_path / "dst").iterdir() if path.name.startswith("7.2"))
     assert scale.name == "7.2_7.2_40.5"
     np.testing.assert_array_equal(by_cloudvolume(tmp_path / "dst", resolution), source)
+
+
+def test_chunks_outside_of_the_destination_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = stored(tmp_path / "src", counting())
+    far = Box(BOX.start, (BOX.start[0] + 80, BOX.start[1] + 72, BOX.stop[2]))
+    np.testing.assert_array_equal(applied(tmp_path, flow(tmp_path, far)), source)
+    assert "warning: 24 of the 32 chunks of the top level lie outside of dst" in capsys.readouterr().err
+    assert run(tmp_path, flow(tmp_path, dst=like(tmp_path / "other", tmp_path / "src"))) == 0
+    assert "warning" not in capsys.readouterr().err

@@ -160,7 +160,8 @@ def test_a_run_over_chunks_of_an_unfinished_one_is_refused(
         inspected(region(tmp_path, box), "b", overwrite=overwrite)
     assert names(tmp_path) == before
     ended(claim)
-    assert taken(region(tmp_path, box), "b").state == "new"
+    meets = bool(box.intersection(first).voxels)
+    assert taken(region(tmp_path, box), "b", overwrite=meets).state == ("replaced" if meets else "new")
 
 
 def test_a_run_that_is_given_up_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -367,3 +368,20 @@ def test_chunks_that_runs_share_keep_the_voxels_of_both(tmp_path: Path) -> None:
         expected[(slice(None), *box.slices(BOUNDS.start))] = value
         ended(claim)
     np.testing.assert_array_equal(by_cloudvolume(tmp_path), expected)
+
+
+def test_voxels_of_a_complete_run_are_replaced_only_when_asked_for(tmp_path: Path) -> None:
+    ended(taken(region(tmp_path, LEFT)))
+    ended(taken(region(tmp_path, RIGHT)))
+    with pytest.raises(
+        OptionError, match=r"expected no voxels of other runs in box 0-20_3-24_7-18 .*came those of box -5-11"
+    ):
+        inspected(region(tmp_path, ACROSS), "b")
+    claim = taken(region(tmp_path, ACROSS), "b", overwrite=True)
+    assert not [name for name in names(tmp_path) if name.endswith("report.json")]
+    assert inspected(region(tmp_path, ACROSS), "b").state == "resumed"
+    ended(claim)
+    # Of what has been written over, nothing says any more that it is complete.
+    with pytest.raises(OptionError, match="came those of box 0-20_3-24_7-18: choose another box"):
+        inspected(region(tmp_path, LEFT))
+    assert inspected(region(tmp_path, ACROSS), "b").state == "complete"
