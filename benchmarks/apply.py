@@ -1,6 +1,6 @@
 """Apply a function in chunks of two levels, with crop and blend at both, beside the same work without the rest.
 
-    python -m benchmarks.apply [--size=2048,2048] [--slices=64] [--model_slices=4] [--rounds=3] [--processes=2]
+    python -m benchmarks.apply [--size=2048,2048] [--slices=64] [--model_slices=12] [--rounds=3] [--processes=2]
 
 The volume is an image of uint8 in files of 1024 x 1024 x 1. Two functions are applied with the same chunks (`CHUNKS`):
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Apply functions in chunks, beside the functions alone.")
     parser.add_argument("--size", default="2048,2048", help="voxels of the volume, x,y")
     parser.add_argument("--slices", type=int, default=64, help="of the volume to which the identity is applied")
-    parser.add_argument("--model_slices", type=int, default=4, help="of the volume to which the model is applied")
+    parser.add_argument("--model_slices", type=int, default=12, help="of the volume to which the model is applied")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--folder", help="where to work; by default a temporary folder")
