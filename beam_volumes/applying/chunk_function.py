@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from beam_volumes.applying.failures import failures_told
 from beam_volumes.applying.flow import ApplyFlow
 from beam_volumes.applying.inputs import single_layers
 from beam_volumes.applying.operation import CallableOperation, results
@@ -17,12 +16,11 @@ from beam_volumes.applying.outputs import Output, shared_procs
 from beam_volumes.applying.reading_ahead import map_ahead
 from beam_volumes.blending import Voxels
 from beam_volumes.block_reading import Clock
-from beam_volumes.errors import FunctionError, VolumeError
+from beam_volumes.errors import FunctionError
 from beam_volumes.geometry import Box, Vec, VolumetricIndex
 from beam_volumes.layers import VolumetricLayerSet
 from beam_volumes.layers.tensors import to_array
 from beam_volumes.source_checks import is_on_this_machine
-from beam_volumes.storage.urls import redacted
 from beam_volumes.subchunk_flow import Result
 from beam_volumes.subchunks import BottomChunk, grown
 
@@ -73,7 +71,7 @@ class ChunkFunction:
         """Yield what an operation of the user's writes for each chunk."""
         is_set = isinstance(self._flow.dst, VolumetricLayerSet)
         for chunk in chunks:
-            with _failures_told([chunk], "the function"):
+            with failures_told("the function", _named(chunk)):
                 written = results(self.operation, self._index(chunk), self._flow.dst, self._op_kwargs)
             clock.lap("function")
             yield [(chunk, chunk.box, written if is_set else written.get(""))]
@@ -84,7 +82,7 @@ class ChunkFunction:
         for batch, calls in map_ahead(self._read, _batches(chunks, self.batch), ahead=ahead):
             clock.lap("read")
             boxes = [grown(chunk.box, operation.crop_pad) for chunk in batch]
-            with _failures_told(batch, "the function"):
+            with failures_told("the function", _named(batch[0])):
                 found = [*zip(batch, boxes, self._called(calls), strict=True)]
             # Or they would stay until the next ones are there.
             calls.clear()
@@ -99,7 +97,7 @@ class ChunkFunction:
     def _read(self, batch: Sequence[BottomChunk]) -> list[dict[str, Any]]:
         calls = []
         for chunk in batch:
-            with _failures_told([chunk], "one of the processors of op_kwargs"):
+            with failures_told("one of the processors of op_kwargs", _named(chunk)):
                 calls.append(self.operation.read(self._index(chunk), self._op_kwargs))
         return calls
 
@@ -108,7 +106,7 @@ class ChunkFunction:
 
     def _outputs(self, chunk: BottomChunk, box: Box, made: Any) -> list[Voxels]:
         """Return a result, through the processors that take it whole, by output."""
-        with _failures_told([chunk], "one of the processors of dst"):
+        with failures_told("one of the processors of dst", _named(chunk)):
             return self._processed(chunk, box, made)
 
     def _processed(self, chunk: BottomChunk, box: Box, made: Any) -> list[Voxels]:
@@ -164,17 +162,5 @@ def _array(data: Any, chunk: BottomChunk) -> Voxels:
     return to_array(data)
 
 
-@contextlib.contextmanager
-def _failures_told(chunks: Sequence[BottomChunk], what: str) -> Iterator[None]:
-    """Tell for which chunk, and where, code of the user has failed."""
-    try:
-        yield
-    except (VolumeError, MemoryError):
-        raise
-    except Exception as error:
-        first, last = chunks[0], traceback.extract_tb(error.__traceback__)[-1]
-        raise FunctionError(
-            f"{what} has failed for chunk {first.id} ({first.read_box}): {type(error).__name__}: "
-            f"{redacted(str(error))} ({last.filename}, line {last.lineno}, in {last.name}): correct {what}, or what "
-            "it is given"
-        ) from error
+def _named(chunk: BottomChunk) -> str:
+    return f"chunk {chunk.id} ({chunk.read_box})"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import crc32c
 import numpy as np
 
+from beam_volumes.applying.failures import failures_told
 from beam_volumes.applying.index_maps import IndexMap, index_map
 from beam_volumes.blending import Voxels
 from beam_volumes.errors import DestinationError, FunctionError, GeometryError, OptionError
@@ -118,7 +119,7 @@ class Output:
             values: CXYZ of `kind`.
 
         Raises:
-            FunctionError: the values have another shape or type.
+            FunctionError: the values have another shape or type, or a processor has failed.
             DestinationError: they cannot be written.
 
         """
@@ -131,7 +132,8 @@ class Output:
         if not inside.voxels:
             return Written(0, 0, 0)
         part = values[(slice(None), *inside.slices(box.start))]
-        idx, stored = self.writer.to_be_written(self._index(inside), part)
+        with failures_told("one of the processors of dst", f"box {inside}"):
+            idx, stored = self.writer.to_be_written(self._index(inside), part)
         kept = idx.box.intersection(self.stored_bounds)
         stored = stored[(slice(None), *kept.slices(idx.box.start))]
         self.writer.backend.write(VolumetricIndex.from_coords(kept.start, kept.stop, idx.resolution), stored)

@@ -36,7 +36,7 @@ class ApplyPlan:
         batch: chunks that the function takes at once.
         region: how many chunks of the top level an element takes, one after another, along x, y and z.
         cache_bytes: of stored chunks that each process keeps while neighbours need them.
-        threads: that the function may use in each process; None for as many as it will.
+        threads: that the function may use in each process.
         inline_bytes: what an element may send to one owner without a pack.
         picture: whether a slice of input and output is drawn.
         launch: who launched it, with which versions.
@@ -53,7 +53,7 @@ class ApplyPlan:
     batch: int
     region: Vec
     cache_bytes: int
-    threads: int | None
+    threads: int
     inline_bytes: int
     picture: bool
     launch: Launch

@@ -35,10 +35,10 @@ class Worker:
         self.outputs: tuple[Output, ...] = self.flow.outputs
         self._function = ChunkFunction(self.flow, plan.subchunks.bottom.crop)
         with_caches(self.flow.op_kwargs, input_index(self.flow, plan.subchunks), plan.cache_bytes)
-        if plan.threads is not None:
-            import torch
+        # Who only exports does not load it.
+        import torch
 
-            torch.set_num_threads(plan.threads)
+        torch.set_num_threads(plan.threads)
 
     @property
     def missing_chunks(self) -> int:

@@ -437,3 +437,25 @@ def test_workers_take_the_planned_info_and_write_none(tmp_path: Path, build: Any
     output.write(BOUNDS, np.full((1, *BOUNDS.shape), 3, "uint8"))
     assert (tmp_path / "info").stat() == before
     assert (by_cloudvolume(tmp_path) == 3).all()
+
+
+class _Fails:
+    """A joint processor of a user's, which moves what is written, and fails where there is something."""
+
+    def process_index(self, idx: VolumetricIndex, mode: str) -> VolumetricIndex:
+        return idx.translated((16, 0, 0))
+
+    def process_data(self, data: Any, mode: str) -> Any:
+        return 1 / 0 if data.any() else data
+
+
+def test_a_processor_that_fails_is_told_by_its_line(tmp_path: Path) -> None:
+    layer = new_layer(tmp_path, Box.of_shape((64, 16, 8)), write_procs=[_Fails()])
+    (output,) = outputs_of(layer, RESOLUTION)
+    box = Box.of_shape((16, 16, 8))
+    message = (
+        r"^one of the processors of dst has failed for box 0,0,0,16,16,8: ZeroDivisionError: division by zero \(.*"
+        r"test_outputs.py, line \d+, in process_data\): correct one of the processors"
+    )
+    with pytest.raises(FunctionError, match=message):
+        output.write(box, np.ones((1, *box.shape), np.uint8))

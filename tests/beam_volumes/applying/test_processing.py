@@ -67,7 +67,7 @@ def planned(folder: Path, **arguments: Any) -> ApplyPlan:
         batch=1,
         region=planning.plan_region(flow, cut),
         cache_bytes=2**20,
-        threads=None,
+        threads=1,
         inline_bytes=0,
         picture=False,
         launch=Launch.here(),
