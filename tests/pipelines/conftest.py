@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorstore
+from cloudfiles.interfaces import reset_connection_pools
 from cloudvolume import CloudVolume
 from moto.server import ThreadedMotoServer
 
@@ -88,6 +89,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     s3._client_of_process.cache_clear()
+    # CloudVolume's own would ask the server of another test.
+    reset_connection_pools()
     client = boto3.client("s3")
     client.create_bucket(Bucket="volumes")
     client.close()
