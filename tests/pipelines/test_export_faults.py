@@ -415,8 +415,8 @@ def assert_exported(server: ProofreadingServer, dst: Path, timestamp: int, stop_
 GRAPHENE = ["--chunk_size=16,16,16", "--token_env=MY_TOKEN", f"--timestamp={DEMO_TIMES[1]}"]
 
 
-TOO_FEW = r"in 3 tries, the last time: expected \d+ bytes, 8 for each id, came \d+ \(in region"
-YOUNG = r"expected roots of that time, but [1-9]\d* of \d+ looked at were made later: .* does not heed the timestamp "
+TOO_FEW = r"in 3 tries, the last time: expected \d+ bytes, 8 for each id, came \d+$"
+YOUNG = r"expected roots of that time, but [1-9]\d* of \d+ looked at were made later: .* does not heed the timestamp"
 ZEROS = r"expected an id for each supervoxel, came 0 for ([1-9]\d*) of \1: \d+ -> 0, "
 WRONG = {
     "zeros": ("zeros", None, ZEROS),
