@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from beam_volumes.errors import ConservationError
+from beam_volumes.conservation import check_stages
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
@@ -60,12 +60,8 @@ def check_conservation(plan: VolumePlan, totals: Totals) -> None:
         "all chunks": sum(len(t.chunks) for t in plan.targets),
         "all shards": sum(len(t.shards) for t in plan.targets),
     }
-    wrong = [f"{name}: expected {expected[name]}, came {done[name]}" for name in done if done[name] != expected[name]]
-    if wrong:
-        raise ConservationError(
-            f"{plan.claim.url}: something was lost or came twice on the way ({'; '.join(wrong)}): the volume is not "
-            "complete; give the same command again, and what is missing is done anew"
-        )
+    stages = {name: (expected[name], done[name]) for name in done}
+    check_stages(plan.claim.url, stages, "the volume is not complete; ")
 
 
 def report(plan: VolumePlan, totals: Totals, started: float, ended: float) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from beam_volumes.conservation import check_stages
 from beam_volumes.errors import ConservationError
 from beam_volumes.geometry import Box
 from beam_volumes.precomputed.info import Json
@@ -68,12 +69,7 @@ def check_conservation(plan: CountPlan, written: WrittenCounts) -> None:
         "voxels": statistics.voxels,
         "voxels in the files": totals.voxels,
     }
-    wrong = [f"{name}: expected {expected[name]}, came {done[name]}" for name in done if done[name] != expected[name]]
-    if wrong:
-        raise ConservationError(
-            f"{plan.claim.url}/{plan.folder}: something was lost or came twice on the way ({'; '.join(wrong)}): give "
-            "the same command again, and what is missing is done anew"
-        )
+    check_stages(f"{plan.claim.url}/{plan.folder}", {name: (expected[name], done[name]) for name in done})
 
 
 def report(plan: CountPlan, written: WrittenCounts, holes: list[Box], times: tuple[float, float]) -> Json:

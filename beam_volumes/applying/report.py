@@ -9,7 +9,7 @@ from typing import NamedTuple
 from beam_volumes.applying.drawing import PICTURE, remove_picture, write_picture
 from beam_volumes.applying.plan import ApplyPlan
 from beam_volumes.applying.processing import Counts, WrittenUnit
-from beam_volumes.errors import ConservationError
+from beam_volumes.conservation import check_stages
 from beam_volumes.precomputed.info import Json
 from beam_volumes.provenance import provenance, utc
 from beam_volumes.receipts import Receipt, receipts
@@ -79,12 +79,7 @@ def check_conservation(plan: ApplyPlan, totals: Totals) -> None:
         "written": (planned["units"], len(totals.written)),
         "all written": (plan.units, len({r.shard for r in totals.receipts})),
     }
-    wrong = [f"{name}: expected {left}, came {done}" for name, (left, done) in stages.items() if left != done]
-    if wrong:
-        raise ConservationError(
-            f"{plan.claim.place}: something was lost or came twice on the way ({'; '.join(wrong)}): it is not "
-            "complete; give the same command again, and what is missing is done anew"
-        )
+    check_stages(plan.claim.place, stages, "it is not complete; ")
 
 
 def report(plan: ApplyPlan, totals: Totals, started: float, ended: float) -> Json:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 
-from beam_volumes.errors import ConservationError, OptionError
+from beam_volumes.conservation import check_stages
+from beam_volumes.errors import OptionError
 from beam_volumes.meshing.assembly import WrittenMeshes
 from beam_volumes.meshing.mesh_counts import MeshCounts
 from beam_volumes.meshing.mesh_files import MeshFiles, check_files, written_files
@@ -123,12 +124,7 @@ def check_conservation(plan: MeshPlan, totals: MeshTotals) -> None:
         stages["fragments written"] = (sum(counts.fragments), totals.fragments)
     if plan.output.segment_properties:
         stages["labels listed"] = (counts.labels, totals.listed)
-    wrong = [f"{name}: expected {planned}, came {done}" for name, (planned, done) in stages.items() if planned != done]
-    if wrong:
-        raise ConservationError(
-            f"{plan.claim.url}/{plan.folder}: something was lost or came twice on the way ({'; '.join(wrong)}): give "
-            "the same command again, and what is missing is done anew"
-        )
+    check_stages(f"{plan.claim.url}/{plan.folder}", stages)
 
 
 def report(plan: MeshPlan, totals: MeshTotals, times: tuple[float, float]) -> Json:
