@@ -14,19 +14,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import boto3
 import crackle
 import numpy as np
 import numpy.typing as npt
 import pytest
 import tensorstore
-from cloudfiles.interfaces import reset_connection_pools
 from cloudvolume import CloudVolume
-from moto.server import ThreadedMotoServer
 
 from beam_volumes.geometry import Vec
-from beam_volumes.storage import Folder, s3
 from pipelines import export
+from tests.object_store import running_store
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/pinky40_512.ckl.gz"
 ROOT = Path(__file__).parents[2]
@@ -73,32 +70,8 @@ def dst(tmp_path: Path) -> Path:
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A bucket of an object store on this machine."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    settings = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        # CloudVolume does not take keys from variables without it.
-        "AWS_SESSION_TOKEN": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    s3._client_of_process.cache_clear()
-    # CloudVolume's own would ask the server of another test.
-    reset_connection_pools()
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="volumes")
-    client.close()
-    yield "s3://volumes"
-    Folder("s3://volumes").delete_folder("")
-    s3._client().close()
-    s3._client_of_process.cache_clear()
-    server.stop()
+    with running_store(monkeypatch, "volumes") as url:
+        yield url
 
 
 MIPS = [

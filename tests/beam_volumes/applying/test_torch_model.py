@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from beam_volumes import builder
 from beam_volumes.applying import model_files, torch_model
 from beam_volumes.applying.torch_model import TorchModel
 from beam_volumes.child_process import Child
 from beam_volumes.errors import FunctionError, OptionError, SourceError
-from beam_volumes.storage import Folder, s3
+from beam_volumes.storage import Folder
+from tests.object_store import running_store
 
 BATCH = torch.export.Dim("batch")
 
@@ -221,27 +221,8 @@ def test_arguments_are_passed_by_name_or_in_their_order(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }.items():
-        monkeypatch.setenv(key, value)
-    s3._client_of_process.cache_clear()
-    client = s3._client()
-    client.create_bucket(Bucket="bucket")
-    yield "s3://bucket"
-    Folder("s3://bucket").delete_folder("")
-    client.close()
-    s3._client_of_process.cache_clear()
-    server.stop()
+    with running_store(monkeypatch, "bucket") as url:
+        yield url
 
 
 def test_models_are_loaded_from_a_bucket(bucket: str, reads: list[str], tmp_path: Path) -> None:

@@ -1,24 +1,21 @@
 """Layers of volumes in a bucket, and behind a web server."""
 
 import http.server
-import os
 import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
-from cloudfiles.interfaces import reset_connection_pools
-from moto.server import ThreadedMotoServer
 
 from beam_volumes.errors import DestinationError
 from beam_volumes.geometry import Box
 from beam_volumes.layers import build_cv_layer, build_ts_layer
-from beam_volumes.storage import Folder, https, s3
+from beam_volumes.storage import Folder, https
 from tests.beam_volumes.layers.layer_volumes import RESOLUTION, new_arguments, random_voxels, stored_layer
+from tests.object_store import running_store
 
 BOUNDS = Box.of_shape((37, 21, 11), (-5, 3, 7))
 WHOLE = BOUNDS.slices()
@@ -26,36 +23,8 @@ WHOLE = BOUNDS.slices()
 
 @pytest.fixture
 def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for key, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        # CloudVolume does not take keys from variables without it.
-        "AWS_SESSION_TOKEN": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    }.items():
-        monkeypatch.setenv(key, value)
-    _forget_clients()
-    client: Any = boto3.client("s3")
-    client.create_bucket(Bucket="bucket")
-    client.close()
-    yield "s3://bucket/volume"
-    Folder("s3://bucket").delete_folder("")
-    s3._client().close()
-    _forget_clients()
-    server.stop()
-
-
-def _forget_clients() -> None:
-    """Those of this project and of CloudVolume know the address of the server of another test."""
-    s3._client_of_process.cache_clear()
-    reset_connection_pools()
+    with running_store(monkeypatch, "bucket") as url:
+        yield f"{url}/volume"
 
 
 @pytest.mark.parametrize("compress", ["gzip", "br", False])
